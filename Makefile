@@ -1,0 +1,41 @@
+# Needs only python3, pip and the package registries; everything goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
+
+.PHONY: demo test test-full lint bench notebooks clean
+
+# One stamp per extra, so that each command installs no more than it needs.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+.venv/.%: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+# The main job: a recurrent network learns MNIST row by row with aSNAQ, adaQN, Adam and Adagrad.
+demo: .venv/.examples
+	$(BIN)/python -m benchmarks run mnist-rows --quick --out demo
+
+# CI's tests; `make test-full` adds those marked slow.
+test: .venv/.examples .venv/.test
+	$(PYTEST) -m "not slow"
+test-full: .venv/.examples .venv/.test
+	$(PYTEST)
+
+lint: .venv/.examples .venv/.test .venv/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.examples
+	$(BIN)/python -m benchmarks speed
+	$(BIN)/python -m benchmarks run counting
+
+notebooks: .venv/.examples .venv/.notebooks
+	NAQOPT_QUICK=1 $(BIN)/python -m nbconvert --to notebook --execute --output-dir .cache/notebooks notebooks/*.ipynb
+
+clean:
+	rm -rf .venv .cache demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

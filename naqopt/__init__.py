@@ -1,0 +1,1 @@
+"""Nesterov- and momentum-accelerated quasi-Newton training for JAX."""
