@@ -1,1 +1,1 @@
-
+"""How far to go along a direction: the papers' step sizes and momenta."""

@@ -1,0 +1,136 @@
+"""Checks of what users hand in, with errors that name the argument and the remedy.
+
+Concrete numbers are checked; traced ones (under `optax.inject_hyperparams`, say) cannot be.
+"""
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from naqopt._tree import Tree
+
+
+def number(
+    optimizer: str,
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> None:
+    """Raises a ValueError unless a concrete number lies between the bounds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number, np.ndarray)):
+        if isinstance(value, jax.Array):
+            return
+        raise TypeError(f"naqopt.{optimizer}: `{name}` must be a number, got {value!r}.")
+    left = value > low if low_open else value >= low
+    right = value < high if high_open else value <= high
+    if not (left and right and math.isfinite(value)):
+        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+        raise ValueError(
+            f"naqopt.{optimizer}: `{name}` must be a finite number in {interval}, got {value!r}."
+        )
+
+
+def ordered(optimizer: str, low_name: str, low: Any, high_name: str, high: Any) -> None:
+    """Raises a ValueError where two concrete numbers are out of order."""
+    traced = isinstance(low, jax.Array) or isinstance(high, jax.Array)
+    if not traced and low > high:
+        raise ValueError(
+            f"naqopt.{optimizer}: `{low_name}` must not exceed `{high_name}`, "
+            f"got {low!r} > {high!r}."
+        )
+
+
+def learning_rate(optimizer: str, value: Any) -> None:
+    """Raises unless the learning rate is an Optax schedule or a number that is not negative."""
+    if not callable(value):
+        number(optimizer, "learning_rate", value, low=0)
+
+
+def size(optimizer: str, name: str, value: Any) -> int:
+    """Returns a positive integer, or raises."""
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"naqopt.{optimizer}: `{name}` sets the shape of the state, so it must be a Python int "
+            "and not a JAX array. Under optax.inject_hyperparams name it static: "
+            f"optax.inject_hyperparams(naqopt.{optimizer}, static_args=('{name}', ...))."
+        )
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"naqopt.{optimizer}: `{name}` must be an int, got {value!r}.") from None
+    if isinstance(value, bool) or result < 1:
+        raise ValueError(f"naqopt.{optimizer}: `{name}` must be at least 1, got {value!r}.")
+    return result
+
+
+def flag(optimizer: str, name: str, value: Any) -> None:
+    """Raises unless the value is True or False: a truthy array or string would pass unnoticed."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"naqopt.{optimizer}: `{name}` must be True or False, got {value!r}.")
+
+
+def history_dtype(optimizer: str, dtype: Any) -> Any:
+    """Returns the dtype as NumPy's, or raises if large gradients would overflow in it."""
+    if dtype is None:
+        return None
+    result = jnp.dtype(dtype)
+    if not jnp.issubdtype(result, jnp.floating):
+        raise TypeError(
+            f"naqopt.{optimizer}: `history_dtype` must be a floating dtype, got {dtype!r}."
+        )
+    if jnp.finfo(result).max < jnp.finfo(jnp.bfloat16).max:
+        raise ValueError(
+            f"naqopt.{optimizer}: `history_dtype` must have the range of float32, which "
+            f"{result.name} has not: use jnp.bfloat16, which takes as little memory."
+        )
+    return result
+
+
+def params(optimizer: str, tree: Tree) -> Tree:
+    """Returns the params as arrays, or raises if they are missing or not real floating numbers."""
+    if tree is None:
+        raise ValueError(
+            f"naqopt.{optimizer}: `params` is missing. Pass the current params: "
+            "tx.update(grads, state, params, ...)."
+        )
+    arrays = jax.tree.map(jnp.asarray, tree)
+    for path, leaf in jax.tree.leaves_with_path(arrays):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            remedy = (
+                "split it into its real and imaginary part (optax.contrib.split_real_and_imaginary)"
+                if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+                else "keep it out of the params that are trained"
+            )
+            raise TypeError(
+                f"naqopt.{optimizer}: `params{jax.tree_util.keystr(path)}` has dtype "
+                f"{leaf.dtype.name}, but only real floating parameters can be trained: {remedy}."
+            )
+    return arrays
+
+
+def same_structure(optimizer: str, name: str, tree: Tree, expected: Tree) -> None:
+    """Raises a ValueError where a tree has not the structure and shapes that init was given."""
+    found: Any = jax.tree.structure(tree)
+    wanted: Any = jax.tree.structure(expected)
+    if found != wanted:
+        raise ValueError(
+            f"naqopt.{optimizer}: `{name}` has another structure than the params given to init; "
+            f"call tx.init(params) again after changing the params. Got {found}, expected {wanted}."
+        )
+    for (path, leaf), reference in zip(
+        jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True
+    ):
+        if jnp.shape(leaf) != reference.shape:
+            raise ValueError(
+                f"naqopt.{optimizer}: `{name}{jax.tree_util.keystr(path)}` has shape "
+                f"{jnp.shape(leaf)}, but the params given to init had {reference.shape} there; "
+                "call tx.init(params) again after changing the params."
+            )

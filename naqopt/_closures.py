@@ -1,0 +1,93 @@
+"""The loss and gradient functions that a caller hands to `update`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from naqopt import _checks, _tree
+from naqopt._tree import Scalar, Tree
+
+_EXAMPLE = (
+    "tx.update(grads, state, params, value=value, grad=grads, value_fn=lambda p: loss_fn(p, batch))"
+)
+
+
+def loss(
+    optimizer: str, name: str, function: Callable[[Tree], Any] | None
+) -> Callable[[Tree], Any]:
+    """Returns the function with its result checked to be one real number.
+
+    Raises:
+      ValueError: if the function is missing, or (when called) does not return a scalar.
+      TypeError: if it is something else than a function.
+    """
+    if function is None:
+        raise ValueError(
+            f"naqopt.{optimizer}: `{name}` is missing: this optimizer evaluates the loss of the "
+            f"step's batch itself. Example: {_EXAMPLE}."
+        )
+    if not callable(function):
+        raise TypeError(
+            f"naqopt.{optimizer}: `{name}` must be a function of the params, got "
+            f"{type(function).__name__}. Example: {_EXAMPLE}."
+        )
+
+    def checked(params: Tree) -> jax.Array:
+        value = function(params)
+        if (
+            not (hasattr(value, "shape") or isinstance(value, (int, float)))
+            or jnp.shape(value) != ()
+        ):
+            found = getattr(value, "shape", None)
+            found = type(value).__name__ if found is None else f"an array of shape {found}"
+            raise ValueError(
+                f"naqopt.{optimizer}: `{name}` must return a scalar, got {found}. Average it, "
+                f"`{name}=lambda p: jnp.mean(losses(p))`, or drop the auxiliary output, "
+                f"`{name}=lambda p: loss_fn(p)[0]`."
+            )
+        return jnp.asarray(value)
+
+    return checked
+
+
+def gradient(
+    optimizer: str,
+    value_fn: Callable[[Tree], jax.Array],
+    grad_fn: Callable[[Tree], Tree] | None,
+    params: Tree,
+) -> Tree:
+    """Returns the gradient at params, by `grad_fn` where the caller gives one."""
+    if grad_fn is None:
+        return jax.grad(value_fn)(params)
+    result = grad_fn(params)
+    _checks.same_structure(optimizer, "grad_fn(params)", result, params)
+    return result
+
+
+def raw_gradient(optimizer: str, updates: Tree, grad: Tree | None) -> Tree:
+    """Returns the raw gradient: `grad`, pruned as `updates` is, or `updates` without it.
+
+    Under `optax.masked` the updates hold an `optax.MaskedNode` for each leaf that belongs to
+    others, while extra arguments such as `grad` arrive whole.
+    """
+    if grad is None:
+        return updates
+    try:
+        pruned = jax.tree.map(
+            lambda u, g: u if isinstance(u, optax.MaskedNode) else g,
+            updates,
+            grad,
+            is_leaf=lambda u: isinstance(u, optax.MaskedNode),
+        )
+    except ValueError:
+        pruned = grad
+    _checks.same_structure(optimizer, "grad", pruned, updates)
+    return pruned
+
+
+def is_finite(tree: Tree) -> Scalar:
+    """Returns whether the squared norm is finite, which shows that every coordinate is."""
+    return jnp.isfinite(_tree.squared_norm(tree))

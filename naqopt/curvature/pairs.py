@@ -1,0 +1,132 @@
+"""A ring of curvature pairs (s, y) with the triangle of products that the two-loop recursion needs.
+
+The papers also write (p, q). Beside the pairs themselves, 2 m copies of the parameters, the ring
+keeps the numbers s_iᵀy_j for all j newer than i (and j = i), so that storing a pair costs one pass
+over S and the recursion needs no product between stored vectors.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from naqopt import _tree
+from naqopt._tree import Scalar, Tree
+
+
+class Pairs(NamedTuple):
+    """The stored pairs, by slot.
+
+    Attributes:
+      s: history of differences of points, leaves of shape (m, *leaf.shape).
+      y: history of differences of gradients, or of Fisher products, like s.
+      products: (m, m) numbers s_iᵀy_j by slot; valid where j is not older than i.
+      size: how many pairs are stored, at most m.
+      next: the slot that the next pair goes to.
+    """
+
+    s: Tree
+    y: Tree
+    products: jax.Array
+    size: jax.Array
+    next: jax.Array
+
+
+def init(params: Tree, memory_size: int, dtype: Any = None) -> Pairs:
+    """Returns a ring for `memory_size` pairs of the shapes of params, empty."""
+    return Pairs(
+        s=_tree.empty_history(params, memory_size, dtype),
+        y=_tree.empty_history(params, memory_size, dtype),
+        products=jnp.zeros((memory_size, memory_size), _tree.scalar_dtype(params)),
+        size=jnp.zeros((), jnp.int32),
+        next=jnp.zeros((), jnp.int32),
+    )
+
+
+def memory_size(pairs: Pairs) -> int:
+    """Returns m, the number of slots."""
+    return pairs.products.shape[0]
+
+
+def newest_first(pairs: Pairs) -> jax.Array:
+    """Returns the slots from the newest pair to the oldest, the empty ones last."""
+    m = memory_size(pairs)
+    return jnp.mod(pairs.next - 1 - jnp.arange(m, dtype=jnp.int32), m)
+
+
+def inverse_curvatures(pairs: Pairs) -> jax.Array:
+    """Returns ρ_i = 1 / s_iᵀy_i by slot, 0 for an empty slot."""
+    m = memory_size(pairs)
+    age = jnp.mod(pairs.next - 1 - jnp.arange(m, dtype=jnp.int32), m)
+    filled = age < pairs.size
+    return jnp.where(filled, 1 / jnp.where(filled, jnp.diagonal(pairs.products), 1), 0)
+
+
+class Products(NamedTuple):
+    """The numbers by which a new pair (s, y) is judged and stored.
+
+    Attributes:
+      old_s_new_y: (m,) numbers s_iᵀy for the stored s_i, by slot.
+      sy: sᵀy.
+      yy: yᵀy.
+      ss: sᵀs.
+    """
+
+    old_s_new_y: jax.Array
+    sy: Scalar
+    yy: Scalar
+    ss: Scalar
+
+
+def products(pairs: Pairs, s: Tree, y: Tree) -> Products:
+    """Returns the products of a new pair, as rounded to the ring's dtype: one pass over S."""
+    s, y = _tree.cast_as(pairs.s, s), _tree.cast_as(pairs.y, y)
+    dtype = pairs.products.dtype
+    return Products(
+        _tree.history_dot(pairs.s, y).astype(dtype),
+        _tree.dot(s, y).astype(dtype),
+        _tree.squared_norm(y).astype(dtype),
+        _tree.squared_norm(s).astype(dtype),
+    )
+
+
+def no_products(pairs: Pairs) -> Products:
+    """Returns the products of a pair of zeros, which is never usable, for steps that form none."""
+    nothing = jnp.zeros((), pairs.products.dtype)
+    return Products(jnp.zeros_like(pairs.products[0]), nothing, nothing, nothing)
+
+
+def is_usable(new: Products) -> Scalar:
+    """Returns whether the pair is finite and sᵀy is positive with a finite reciprocal.
+
+    A squared norm that is finite shows that every coordinate is. Whether the curvature is *large
+    enough* is for each algorithm to say.
+    """
+    finite = jnp.isfinite(new.ss) & jnp.isfinite(new.yy) & jnp.all(jnp.isfinite(new.old_s_new_y))
+    return finite & jnp.isfinite(new.sy) & (new.sy >= jnp.finfo(new.sy.dtype).tiny)
+
+
+def store(pairs: Pairs, s: Tree, y: Tree, new: Products, accept: Scalar) -> Pairs:
+    """Stores (s, y) over the oldest pair where `accept` holds; otherwise changes nothing.
+
+    The caller's `accept` must imply `is_usable`.
+    """
+    m = memory_size(pairs)
+    slot = pairs.next
+    # Column `slot` holds s_iᵀy_new; row `slot` keeps numbers of the overwritten pair, which are
+    # read for no pair: all the others are older than the new one.
+    column = new.old_s_new_y.at[slot].set(new.sy)
+    column = jnp.where(accept, column, pairs.products[:, slot])
+    moved = accept.astype(jnp.int32)
+    return Pairs(
+        s=_tree.set_row(pairs.s, slot, s, accept),
+        y=_tree.set_row(pairs.y, slot, y, accept),
+        products=pairs.products.at[:, slot].set(column),
+        size=jnp.minimum(pairs.size + moved, m),
+        next=jnp.mod(slot + moved, m),
+    )
+
+
+def clear(pairs: Pairs, condition: Scalar) -> Pairs:
+    """Forgets all pairs where the condition holds; the slots are not touched, only not counted."""
+    return pairs._replace(size=jnp.where(condition, 0, pairs.size))

@@ -1,0 +1,245 @@
+"""What adaQN and aSNAQ share: the memory of curvature and the check at the end of a cycle.
+
+Line numbers are those of aSNAQ's Algorithm 2; adaQN's listing has the same lines without velocity.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from naqopt import _checks, _closures, _tree
+from naqopt._tree import Scalar, Tree
+from naqopt.curvature import fisher as fisher_ring
+from naqopt.curvature import lbfgs
+from naqopt.curvature import pairs as pair_ring
+from naqopt.curvature.fisher import Fisher
+from naqopt.curvature.pairs import Pairs, Products
+from naqopt.state import Info
+
+
+class Settings(NamedTuple):
+    """The arguments that both calls have; `optimizer` is the call's name for messages."""
+
+    optimizer: str
+    learning_rate: optax.ScalarOrSchedule
+    memory_size: int
+    fisher_size: int
+    cycle_length: int
+    max_increase: Any
+    eps: Any
+    accumulator_decay: Any
+    history_dtype: Any
+
+    def checked(self) -> "Settings":
+        """Returns the settings, or raises for a value out of range."""
+        name = self.optimizer
+        _checks.learning_rate(name, self.learning_rate)
+        _checks.number(name, "max_increase", self.max_increase, low=1)
+        _checks.number(name, "eps", self.eps, low=0, low_open=True)
+        if self.accumulator_decay is not None:
+            _checks.number(name, "accumulator_decay", self.accumulator_decay, 0, 1, high_open=True)
+        return self._replace(
+            memory_size=_checks.size(name, "memory_size", self.memory_size),
+            fisher_size=_checks.size(name, "fisher_size", self.fisher_size),
+            cycle_length=_checks.size(name, "cycle_length", self.cycle_length),
+            history_dtype=_checks.history_dtype(name, self.history_dtype),
+        )
+
+
+class Memory(NamedTuple):
+    """What the steps leave behind: 2 m_L + m_F + 1 copies of the params.
+
+    Attributes:
+      accumulator: G, the accumulated squared gradients.
+      pairs: (S, Y), the ring of curvature pairs.
+      fisher: F, the ring of gradients.
+    """
+
+    accumulator: Tree
+    pairs: Pairs
+    fisher: Fisher
+
+
+class Verdict(NamedTuple):
+    """What the end of a cycle decided; all False within a cycle.
+
+    Attributes:
+      anchored: the first cycle ended, or a later one passed.
+      passed: a later cycle ended no worse than its anchor.
+      restored: a later cycle ended worse than its anchor.
+      stored: its pair entered (S, Y).
+    """
+
+    anchored: Scalar
+    passed: Scalar
+    restored: Scalar
+    stored: Scalar
+
+
+def init_memory(settings: Settings, params: Tree) -> Memory:
+    """Returns the empty memory."""
+    dtype = settings.history_dtype
+    return Memory(
+        accumulator=_tree.zeros(params),
+        pairs=pair_ring.init(params, settings.memory_size, dtype),
+        fisher=fisher_ring.init(params, settings.fisher_size, dtype),
+    )
+
+
+def arguments(
+    settings: Settings, memory: Memory, updates: Tree, params: Tree, grad: Tree | None
+) -> tuple[Tree, Tree, Tree, Scalar]:
+    """Returns updates, raw gradient, params and whether the gradients are finite.
+
+    Gradients that are not finite come back as zeros, so that nothing computed from them is lost
+    either.
+    """
+    name = settings.optimizer
+    params = _checks.params(name, params)
+    _checks.same_structure(name, "params", params, memory.accumulator)
+    _checks.same_structure(name, "updates", updates, params)
+    raw = _closures.raw_gradient(name, updates, grad)
+    finite = _closures.is_finite(updates) & _closures.is_finite(raw)
+    zeros = jax.tree.map(jnp.zeros_like, updates)
+    return _tree.where(finite, updates, zeros), _tree.where(finite, raw, zeros), params, finite
+
+
+def observe(settings: Settings, memory: Memory, g: Tree, accept: Scalar) -> Memory:
+    """Pushes g into F and adds g² to G where `accept` holds.
+
+    G ← G + g² (Eq. 8), or G ← β G + (1 − β) g² with `accumulator_decay` β. G saturates where
+    it would overflow.
+    """
+    decay = settings.accumulator_decay
+
+    def add(total: jax.Array, x: jax.Array) -> jax.Array:
+        square = jnp.square(x.astype(total.dtype))
+        new = total + square if decay is None else decay * total + (1 - decay) * square
+        new = jnp.minimum(new, jnp.finfo(total.dtype).max).astype(total.dtype)
+        return jnp.where(accept, new, total)
+
+    return memory._replace(
+        accumulator=jax.tree.map(add, memory.accumulator, g),
+        fisher=fisher_ring.push(memory.fisher, g, settings.fisher_size, accept),
+    )
+
+
+def precondition(settings: Settings, memory: Memory, g: Tree) -> tuple[Tree, Scalar]:
+    """Returns H g by Algorithm 1 with H0 = diag 1/√(G + ε) (Eq. 8), and its norm."""
+    h0 = jax.tree.map(
+        lambda total: lax.rsqrt(total + settings.eps).astype(total.dtype), memory.accumulator
+    )
+    product = lbfgs.two_loop(memory.pairs, g, h0)
+    return product, jnp.sqrt(_tree.squared_norm(product)).astype(memory.pairs.products.dtype)
+
+
+def forget_pairs(memory: Memory, condition: Scalar) -> Memory:
+    """Clears (S, Y) where the condition holds."""
+    return memory._replace(pairs=pair_ring.clear(memory.pairs, condition))
+
+
+def _worse(loss: Callable[[Tree], jax.Array], new: Tree, old: Tree, max_increase: Any) -> Scalar:
+    """E(w_n) > γ E(w_o) of line 14, so written that it holds for losses of either sign and for NaN.
+
+    One `lax.map` over the two points compiles the loss once.
+    """
+    dtype = _tree.scalar_dtype(new)
+    e_new, e_old = lax.map(
+        lambda i: loss(_tree.where(i == 0, new, old)).astype(dtype), jnp.arange(2)
+    )
+    within = e_new <= e_old + (max_increase - 1) * jnp.abs(e_old)
+    return ~jnp.isfinite(e_new) | (jnp.isfinite(e_old) & ~within)
+
+
+def end_cycle(
+    settings: Settings,
+    loss: Callable[[Tree], jax.Array],
+    params: Tree,
+    memory: Memory,
+    count: Scalar,
+    taken: Scalar,
+    mean: Tree,
+    anchor: Tree,
+) -> tuple[Memory, Verdict]:
+    """Compares the mean iterate with the anchor, then stores the pair or clears the memory.
+
+    Args:
+      settings: the optimizer's arguments.
+      loss: the loss that decides.
+      params: gives the dtypes at which the loss is evaluated.
+      memory: the memory before.
+      count: k, this step included.
+      taken: whether the step was taken; a skipped one ends no cycle.
+      mean: w_n, meaningful at a cycle's end only.
+      anchor: w_o.
+
+    Returns:
+      The memory after and the verdict; within a cycle the memory as it was.
+    """
+    ending = taken & (count % settings.cycle_length == 0)  # line 10
+    compare = ending & (count > settings.cycle_length)  # line 13, t > 0
+
+    def loss_at(point: Tree) -> jax.Array:
+        return loss(_tree.cast_as(params, point))
+
+    worse = compare & lax.cond(
+        compare,
+        lambda: _worse(loss_at, mean, anchor, settings.max_increase),  # line 14
+        lambda: jnp.zeros((), bool),
+    )
+    passed = compare & ~worse
+
+    s = jax.tree.map(jnp.subtract, mean, anchor)  # line 20
+
+    def fisher_product() -> tuple[Tree, Products]:
+        y = fisher_ring.product(memory.fisher, s)  # line 21
+        return y, pair_ring.products(memory.pairs, s, y)
+
+    y, new = lax.cond(
+        passed, fisher_product, lambda: (_tree.zeros(s), pair_ring.no_products(memory.pairs))
+    )
+    stored = passed & pair_ring.is_usable(new) & (new.sy > settings.eps * new.yy)  # line 23
+    pairs = pair_ring.store(memory.pairs, s, y, new, stored)  # line 24
+    memory = memory._replace(
+        pairs=pair_ring.clear(pairs, worse),  # line 15
+        fisher=fisher_ring.clear(memory.fisher, worse),  # line 15
+    )
+    return memory, Verdict(ending & ~worse, passed, worse, stored)
+
+
+def count_events(
+    info: Info, taken: Scalar, refused: Scalar, verdict: Verdict, **scalars: Scalar
+) -> Info:
+    """Moves the counters and sets the scalars; of a skipped step only `steps_skipped` moves."""
+
+    def add(counter: jax.Array, event: Scalar) -> jax.Array:
+        return jnp.where(event, optax.safe_increment(counter), counter)
+
+    counted = info._replace(
+        pairs_stored=add(info.pairs_stored, verdict.stored),
+        pairs_refused=add(info.pairs_refused, verdict.passed & ~verdict.stored),
+        restorations=add(info.restorations, verdict.restored),
+        steps_refused=add(info.steps_refused, refused),
+        **scalars,
+    )
+    skipped = info._replace(steps_skipped=add(info.steps_skipped, ~taken))
+    return _tree.where(taken, counted, skipped)
+
+
+def descent(product: Tree, norm: Scalar, g: Tree) -> Tree:
+    """Returns d = −H g/‖H g‖; 0 for a zero gradient, and −g/‖g‖ where H g is not finite."""
+    usable = jnp.isfinite(norm)
+    length = jnp.where(usable, norm, jnp.sqrt(_tree.squared_norm(g)).astype(norm.dtype))
+    inverse = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
+    return jax.tree.map(
+        lambda h, x: -inverse.astype(h.dtype) * jnp.where(usable, h, x.astype(h.dtype)), product, g
+    )
+
+
+def next_sum(taken: Scalar, ended: Scalar, new: Tree, old: Tree) -> Tree:
+    """Returns the sum to carry on: none after a cycle's end, the old one after a skipped step."""
+    return _tree.where(ended, _tree.zeros(new), _tree.where(taken, new, old))

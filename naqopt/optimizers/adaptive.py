@@ -1,0 +1,466 @@
+"""adaQN and aSNAQ: a step on every batch, curvature once a cycle from the accumulated Fisher.
+
+One cycle, two recipes. Both precondition with the two-loop recursion from H0 = diag 1/√(G + ε),
+keep the last gradients in a Fisher ring, and every `cycle_length` steps compare the loss at the
+cycle's mean iterate with that at the last anchor: worse, and they go back; otherwise the pair (s, y
+= Fᵀ F s/|F|) may be stored.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from naqopt import _checks, _closures, _tree
+from naqopt._tree import Tree
+from naqopt.optimizers import _cycle
+from naqopt.optimizers._cycle import Memory, Settings
+from naqopt.state import Info, init_info
+from naqopt.steps import schedules
+
+
+class AdaqnState(NamedTuple):
+    """State of adaQN: 2 m_L + m_F + 3 copies of the params.
+
+    Attributes:
+      count: k, the steps taken; skipped ones do not count.
+      iterate_sum: w_s, the sum of this cycle's iterates.
+      anchor: w_o, the mean iterate that the last stored pair led to.
+      memory: the accumulator G, the pairs (S, Y) and the gradients F.
+      info: scalars for `naqopt.diagnostics`.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # Optax's name for it
+    iterate_sum: Tree
+    anchor: Tree
+    memory: Memory
+    info: Info
+
+
+class AsnaqState(NamedTuple):
+    """State of aSNAQ: 2 m_L + m_F + 6 copies of the params.
+
+    Attributes:
+      count: k, the steps taken; skipped ones do not count.
+      momentum: μ, with which the present look-ahead point was made.
+      step_scale: c of the back-off; the step is α c.
+      velocity: v.
+      iterate_sum: w_s, the sum of this cycle's iterates.
+      velocity_sum: v_s, the sum of this cycle's velocities.
+      anchor: w_o, the mean iterate of the last cycle that passed.
+      velocity_anchor: v_o, the mean velocity of that cycle.
+      memory: the accumulator G, the pairs (S, Y) and the gradients F.
+      info: scalars for `naqopt.diagnostics`.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # Optax's name for it
+    momentum: jax.Array
+    step_scale: jax.Array
+    velocity: Tree
+    iterate_sum: Tree
+    velocity_sum: Tree
+    anchor: Tree
+    velocity_anchor: Tree
+    memory: Memory
+    info: Info
+
+    def lookahead(self) -> Tree:
+        """Returns μ v, what the params are ahead of the iterate by."""
+        return _tree.scale(self.momentum, self.velocity)
+
+
+def adaqn(
+    learning_rate: optax.ScalarOrSchedule = 0.01,
+    *,
+    memory_size: int = 10,
+    fisher_size: int = 100,
+    cycle_length: int = 5,
+    max_increase: float = 1.01,
+    eps: float = 1e-4,
+    accumulator_decay: float | None = None,
+    history_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""adaQN: stochastic L-BFGS with curvature from the accumulated Fisher matrix.
+
+    A step on each mini-batch k, with the gradient :math:`g` at :math:`w`, :math:`G` the sum of all
+    :math:`g^2` so far and :math:`H` the two-loop recursion from
+    :math:`H_0 = \mathrm{diag}(1/\sqrt{G + \varepsilon})`:
+
+    .. math::
+      w^+ = w - \alpha H g
+
+    Every :math:`L` steps, with :math:`w_n` the mean of the cycle's iterates and :math:`w_o` the
+    anchor: where the loss has risen, :math:`E(w_n) > \gamma E(w_o)`, all pairs and gradients are
+    forgotten and :math:`w^+ = w_o`; otherwise, with :math:`F` the last :math:`m_F` gradients as
+    rows,
+
+    .. math::
+      s = w_n - w_o, \qquad y = F^\top (F s) / |F|
+
+    is stored, and :math:`w_o` moved to :math:`w_n`, if :math:`s^\top y > \varepsilon\, y^\top y`.
+
+    Decided where the paper leaves it open: losses below zero and NaN are compared as
+    :math:`E_n \not\le E_o + (\gamma - 1)|E_o|`; a restoration keeps :math:`G`.
+
+    Args:
+      learning_rate: α ≥ 0, a number or an Optax schedule of the number of steps taken before. The
+        default is aSNAQ's; tune it, as the size of H g is the optimizer's own.
+      memory_size: m_L ≥ 1, curvature pairs kept (default: the paper's).
+      fisher_size: m_F ≥ 1, gradients kept (default: the paper's).
+      cycle_length: L ≥ 1, steps between two pairs (default: the paper's).
+      max_increase: γ ≥ 1, how far the loss may rise over a cycle (default: the paper's).
+      eps: ε > 0, in H0 and in the test of a pair (default: the paper's).
+      accumulator_decay: β in [0, 1) for :math:`G \leftarrow \beta G + (1-\beta) g^2` in place of
+        the sum; the authors offer it as the RMS form.
+      history_dtype: dtype of the stored pairs and gradients, `jax.numpy.bfloat16` to halve them;
+        None for that of the params and at least float32.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`. Its `update` needs the extra argument `value_fn`,
+      the loss of this step's batch as a function of the params, or `monitor_fn`, a loss on a fixed
+      monitoring set as the paper has it, and uses `grad`, the raw gradient at params, for F and G
+      where transformations in front have changed the updates. A gradient that is not finite changes
+      nothing but a counter in `naqopt.diagnostics`.
+
+    Raises:
+      ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a
+        loss that is no scalar, or params of another structure than init had.
+      TypeError: for sizes that are not ints, and complex or integer params.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, naqopt, optax
+      >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, -2.0])) ** 2)
+      >>> params = jnp.zeros(2)
+      >>> tx = naqopt.adaqn(learning_rate=0.1)
+      >>> state = tx.init(params)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...   value, grad = jax.value_and_grad(loss)(params)
+      ...   updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+      ...   return optax.apply_updates(params, updates), state
+      >>> for _ in range(200):
+      ...   params, state = step(params, state)
+      >>> print(f"{loss(params):.4f}")
+      0.0000
+
+    References:
+      Keskar and Berahas, `adaQN: An Adaptive Quasi-Newton Algorithm for Training RNNs
+      <https://arxiv.org/abs/1511.01169>`_, ECML-PKDD 2016.
+
+    Costs one gradient a step, the caller's, and two losses a cycle; 2 m_L + m_F + 3 copies of the
+    params (123 by default). Not for full-batch problems, where `optax.lbfgs` forms exact pairs, nor
+    where that much memory is not to be had. Under `optax.inject_hyperparams` name `memory_size`,
+    `fisher_size`, `cycle_length` and `history_dtype` static.
+    """
+    settings = Settings(
+        optimizer="adaqn",
+        learning_rate=learning_rate,
+        memory_size=memory_size,
+        fisher_size=fisher_size,
+        cycle_length=cycle_length,
+        max_increase=max_increase,
+        eps=eps,
+        accumulator_decay=accumulator_decay,
+        history_dtype=history_dtype,
+    ).checked()
+
+    def init(params: optax.Params) -> AdaqnState:
+        params = _checks.params("adaqn", params)
+        return AdaqnState(
+            count=jnp.zeros((), jnp.int32),
+            iterate_sum=_tree.zeros(params),
+            anchor=_tree.zeros(params),
+            memory=_cycle.init_memory(settings, params),
+            info=init_info(_tree.scalar_dtype(params)),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: AdaqnState,
+        params: optax.Params | None = None,
+        *,
+        value_fn: Callable[[optax.Params], jax.Array] | None = None,
+        monitor_fn: Callable[[optax.Params], jax.Array] | None = None,
+        grad: optax.Updates | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, AdaqnState]:
+        del extra_args
+        if _tree.is_empty(state.anchor):
+            return updates, state
+        if monitor_fn is None:
+            loss = _closures.loss("adaqn", "value_fn", value_fn)
+        else:
+            loss = _closures.loss("adaqn", "monitor_fn", monitor_fn)
+        g, raw, params, taken = _cycle.arguments(settings, state.memory, updates, params, grad)
+        count = optax.safe_increment(state.count)
+
+        # F and G hold this step's gradient before H0 is used.
+        memory = _cycle.observe(settings, state.memory, raw, taken)
+        product, norm = _cycle.precondition(settings, memory, g)
+        alpha = schedules.evaluate(learning_rate, state.count, norm.dtype)
+
+        # w⁺ = w − α H g; with a direction that is not finite the iterate stays and the pairs go.
+        refused = taken & ~(jnp.isfinite(norm) & jnp.isfinite(alpha))
+        memory = _cycle.forget_pairs(memory, refused)
+        step = _tree.where(refused, _tree.zeros(product), _tree.scale(-alpha, product))
+
+        # w_s += w⁺ and, at a cycle's end, w_n = w_s/L
+        iterate_sum = jax.tree.map(jnp.add, state.iterate_sum, _tree.add(params, step))
+        mean = jax.tree.map(lambda x: x / cycle_length, iterate_sum)
+        memory, verdict = _cycle.end_cycle(
+            settings, loss, params, memory, count, taken, mean, state.anchor
+        )
+
+        # w⁺ = w_o on a restoration; w_o = w_n after the first cycle and with a stored pair only.
+        step = _tree.where(verdict.restored, _tree.subtract(state.anchor, params), step)
+        anchored = verdict.anchored & (~verdict.passed | verdict.stored)
+        ended = verdict.anchored | verdict.restored
+        new_state = AdaqnState(
+            count=jnp.where(taken, count, state.count),
+            iterate_sum=_cycle.next_sum(taken, ended, iterate_sum, state.iterate_sum),
+            anchor=_tree.where(anchored, mean, state.anchor),
+            memory=memory,
+            info=_cycle.count_events(
+                state.info, taken, refused, verdict, step_size=alpha, direction_norm=norm
+            ),
+        )
+        step = _tree.where(taken, step, _tree.zeros(step))
+        return _tree.cast_as(params, step), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def asnaq(
+    learning_rate: optax.ScalarOrSchedule = 0.01,
+    *,
+    min_momentum: float = 0.1,
+    max_momentum: float = 0.99,
+    momentum_factor: float = 1.1,
+    memory_size: int = 10,
+    fisher_size: int = 100,
+    cycle_length: int = 5,
+    max_increase: float = 1.01,
+    eps: float = 1e-4,
+    accumulator_decay: float | None = None,
+    single_gradient: bool = False,
+    backoff: float = 1.0,
+    history_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""aSNAQ: adaQN with Nesterov's accelerated gradient, adaptive momentum and normalised steps.
+
+    A step on each mini-batch, with :math:`H` the two-loop recursion from
+    :math:`H_0 = \mathrm{diag}(1/\sqrt{G + \varepsilon})` and :math:`G` the sum of all
+    :math:`(g^+)^2`:
+
+    .. math::
+      \hat g &= \nabla E(w + \mu v), & d &= -H \hat g / \lVert H \hat g \rVert_2, \\
+      v^+ &= \mu v + \alpha d, & w^+ &= w + v^+, \qquad g^+ = \nabla E(w^+)
+
+    Every :math:`L` steps, with :math:`w_n, v_n` the means of the cycle and :math:`w_o, v_o` the
+    anchor: where the loss on this batch has risen, :math:`E(w_n) > \gamma E(w_o)`, all pairs and
+      gradients are forgotten,
+    :math:`w^+, v^+ = w_o, v_o` and :math:`\mu = \max(\mu/\phi, \mu_{min})`; otherwise
+    :math:`\mu = \min(\mu\phi, \mu_{max})`, the anchor moves to :math:`w_n, v_n`, and with :math:`F`
+    the last :math:`m_F` gradients :math:`g^+` as rows
+
+    .. math::
+      s = w_n - w_o, \qquad y = F^\top (F s) / |F|
+
+    is stored if :math:`s^\top y > \varepsilon\, y^\top y`.
+
+    **The params are the look-ahead point** :math:`w + \mu v`; `naqopt.eval_params(state, params)`
+    gives :math:`w`.
+
+    Decided against the printed listing: k advances on a rejection too (read literally the run would
+    lock up); a cycle is L full steps (printed, the first anchor is w/L); the sums take :math:`w^+,
+    v^+`; line 10 of the two-loop recursion has a plus; losses below zero and NaN are compared as
+    :math:`E_n \not\le E_o + (\gamma - 1)|E_o|`.
+
+    Args:
+      learning_rate: α ≥ 0, the length of a step before momentum, in the params' units; a number or
+        an Optax schedule of the number of steps taken before (default: the paper's).
+      min_momentum: μ_min, the momentum at the start, 0 ≤ μ_min ≤ μ_max (default: the paper's).
+      max_momentum: μ_max < 1 (default: the paper's).
+      momentum_factor: φ ≥ 1 (default: the paper's).
+      memory_size: m_L ≥ 1, curvature pairs kept (default: the paper's).
+      fisher_size: m_F ≥ 1, gradients kept (default: the paper's).
+      cycle_length: L ≥ 1, steps between two pairs (default: the paper's).
+      max_increase: γ ≥ 1, how far the loss may rise over a cycle (default: the paper's).
+      eps: ε > 0, in H0 and in the test of a pair (default: adaQN's).
+      accumulator_decay: β in [0, 1) for :math:`G \leftarrow \beta G + (1-\beta) (g^+)^2` in place
+        of the sum (adaQN's RMS form).
+      single_gradient: let :math:`\hat g` enter F and G too, and spend one gradient a step instead
+        of two (a variant of ours).
+      backoff: in (0, 1]; the step is α c, where c shrinks by this factor on a restoration, to 0.01
+        at least, and grows back by it, to 1 at most, when a cycle passes (a variant of ours; 1.0 is
+        the paper, 0.9 the value we measured).
+      history_dtype: dtype of the stored pairs and gradients, `jax.numpy.bfloat16` to halve them;
+        None for that of the params and at least float32.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`. Its `update` needs the extra argument `value_fn`,
+      the loss of this step's batch as a function of the params; takes `grad_fn`, its gradient,
+      where that is not to be derived from it; and `grad`, the raw gradient at params, for
+      `single_gradient` where transformations in front have changed the updates. A gradient that is
+      not finite changes nothing but a counter in `naqopt.diagnostics`; if only the second is not,
+      the iterate stays, the velocity is zeroed and the pairs are forgotten.
+
+    Raises:
+      ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a
+        loss that is no scalar, or params of another structure than init had.
+      TypeError: for sizes that are not ints, and complex or integer params.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, naqopt, optax
+      >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, -2.0])) ** 2)
+      >>> params = jnp.zeros(2)
+      >>> tx = naqopt.asnaq(learning_rate=0.01)
+      >>> state = tx.init(params)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...   value, grad = jax.value_and_grad(loss)(params)
+      ...   updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+      ...   return optax.apply_updates(params, updates), state
+      >>> for _ in range(200):
+      ...   params, state = step(params, state)
+      >>> print(f"{loss(naqopt.eval_params(state, params)):.4f}")
+      0.0000
+
+    References:
+      Indrapriyadarsini, Mahboubi, Ninomiya and Asai, *An Adaptive Stochastic Nesterov Accelerated
+      Quasi Newton Method for Training RNNs*, `NOLTA 2019 <https://arxiv.org/abs/1909.03620>`_.
+
+    Costs two gradients a step, the caller's included (one with `single_gradient`), and two losses a
+    cycle; 2 m_L + m_F + 6 copies of the params (126 by default). What is chained *behind* it must
+    not change the
+    updates: pairs and `eval_params` would be wrong. Clip in front. bfloat16 params stall under its
+      small
+    normalised steps: keep the params in float32 and compute in bfloat16. Under
+    `optax.inject_hyperparams` name `memory_size`, `fisher_size`, `cycle_length` and `history_dtype`
+    static.
+    """
+    settings = Settings(
+        optimizer="asnaq",
+        learning_rate=learning_rate,
+        memory_size=memory_size,
+        fisher_size=fisher_size,
+        cycle_length=cycle_length,
+        max_increase=max_increase,
+        eps=eps,
+        accumulator_decay=accumulator_decay,
+        history_dtype=history_dtype,
+    ).checked()
+    _checks.number("asnaq", "momentum_factor", momentum_factor, low=1)
+    _checks.number("asnaq", "backoff", backoff, 0, 1, low_open=True)
+    _checks.number("asnaq", "max_momentum", max_momentum, 0, 1, high_open=True)
+    _checks.number("asnaq", "min_momentum", min_momentum, 0, 1, high_open=True)
+    _checks.ordered("asnaq", "min_momentum", min_momentum, "max_momentum", max_momentum)
+    _checks.flag("asnaq", "single_gradient", single_gradient)
+
+    def init(params: optax.Params) -> AsnaqState:
+        params = _checks.params("asnaq", params)
+        dtype = _tree.scalar_dtype(params)
+        return AsnaqState(
+            count=jnp.zeros((), jnp.int32),
+            momentum=jnp.array(min_momentum, dtype),
+            step_scale=jnp.ones((), dtype),
+            velocity=_tree.zeros(params),
+            iterate_sum=_tree.zeros(params),
+            velocity_sum=_tree.zeros(params),
+            anchor=_tree.zeros(params),
+            velocity_anchor=_tree.zeros(params),
+            memory=_cycle.init_memory(settings, params),
+            info=init_info(dtype, min_momentum),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: AsnaqState,
+        params: optax.Params | None = None,
+        *,
+        value_fn: Callable[[optax.Params], jax.Array] | None = None,
+        grad_fn: Callable[[optax.Params], optax.Updates] | None = None,
+        grad: optax.Updates | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, AsnaqState]:
+        del extra_args
+        if _tree.is_empty(state.anchor):
+            return updates, state
+        loss = _closures.loss("asnaq", "value_fn", value_fn)
+        g, raw, params, taken = _cycle.arguments(settings, state.memory, updates, params, grad)
+        count = optax.safe_increment(state.count)
+        mu = state.momentum
+        dtype = mu.dtype
+
+        # lines 2 to 4: the caller's gradient is the one at w + μ v
+        product, norm = _cycle.precondition(settings, state.memory, g)
+        direction = _cycle.descent(product, norm, g)
+        alpha = schedules.evaluate(learning_rate, state.count, dtype) * state.step_scale
+
+        # lines 5 and 6: w⁺ = (w + μ v) + α d, so that w itself is not needed
+        step = _tree.scale(alpha, direction)
+        # line 7
+        if single_gradient:
+            g_next, refused = raw, taken & ~jnp.isfinite(alpha)
+        else:
+            trial = _tree.cast_as(params, _tree.add(params, step))
+            g_next = _closures.gradient("asnaq", loss, grad_fn, trial)
+            refused = taken & ~(_closures.is_finite(g_next) & jnp.isfinite(alpha))
+        memory = _cycle.observe(settings, state.memory, g_next, taken & ~refused)
+
+        # A refused step leads back to w and stops there, and the pairs go.
+        lookahead = state.lookahead()
+        velocity = _tree.where(refused, _tree.zeros(step), _tree.add(lookahead, step))
+        step = _tree.where(refused, _tree.scale(-mu, state.velocity), step)
+        memory = _cycle.forget_pairs(memory, refused)
+
+        # lines 8 to 11
+        iterate_sum = jax.tree.map(jnp.add, state.iterate_sum, _tree.add(params, step))
+        velocity_sum = jax.tree.map(jnp.add, state.velocity_sum, velocity)
+        mean = jax.tree.map(lambda x: x / cycle_length, iterate_sum)
+        memory, verdict = _cycle.end_cycle(
+            settings, loss, params, memory, count, taken, mean, state.anchor
+        )
+
+        # lines 16 and 17, or 22; the next look-ahead point is made with the new μ
+        step = _tree.where(verdict.restored, _tree.subtract(state.anchor, params), step)
+        velocity = _tree.where(verdict.restored, state.velocity_anchor, velocity)
+        lowered = jnp.maximum(mu / momentum_factor, min_momentum)
+        raised = jnp.minimum(mu * momentum_factor, max_momentum)
+        momentum = jnp.where(verdict.restored, lowered, jnp.where(verdict.passed, raised, mu))
+        momentum = momentum.astype(dtype)
+        smaller = jnp.maximum(state.step_scale * backoff, 0.01)
+        larger = jnp.minimum(state.step_scale / backoff, 1)
+        scale = jnp.where(
+            verdict.restored, smaller, jnp.where(verdict.passed, larger, state.step_scale)
+        )
+
+        ended = verdict.anchored | verdict.restored
+        velocity_mean = jax.tree.map(lambda x: x / cycle_length, velocity_sum)
+        new_state = AsnaqState(
+            count=jnp.where(taken, count, state.count),
+            momentum=momentum,
+            step_scale=scale.astype(dtype),
+            velocity=_tree.where(taken, velocity, state.velocity),
+            iterate_sum=_cycle.next_sum(taken, ended, iterate_sum, state.iterate_sum),
+            velocity_sum=_cycle.next_sum(taken, ended, velocity_sum, state.velocity_sum),
+            anchor=_tree.where(verdict.anchored, mean, state.anchor),  # line 27
+            velocity_anchor=_tree.where(verdict.anchored, velocity_mean, state.velocity_anchor),
+            memory=memory,
+            info=_cycle.count_events(
+                state.info,
+                taken,
+                refused,
+                verdict,
+                step_size=alpha,
+                momentum=momentum,
+                direction_norm=norm,
+            ),
+        )
+        step = _tree.add(step, _tree.scale(momentum, velocity))  # w⁺ + μ⁺ v⁺ − (w + μ v)
+        step = _tree.where(taken, step, _tree.zeros(step))
+        return _tree.cast_as(params, step), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,161 @@
+"""What users read from an optimizer's state, wherever Optax's wrappers have put it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from naqopt._tree import Tree
+
+
+class Info(NamedTuple):
+    """Scalars that say how the optimizer fares; every state of this library holds one as `info`.
+
+    Attributes:
+      pairs_stored: curvature pairs stored since init.
+      pairs_refused: curvature pairs formed and not stored, for too little curvature.
+      restorations: returns to the last anchor because the loss had risen.
+      steps_skipped: steps not taken because the caller's gradient was not finite.
+      steps_refused: steps taken back because the optimizer's own gradient or direction was not
+        finite.
+      step_size: α of the last step, schedules and back-off included.
+      momentum: μ of the next step; 0 for methods without momentum.
+      direction_norm: ‖H g‖ of the last step, before any normalisation.
+    """
+
+    pairs_stored: jax.Array
+    pairs_refused: jax.Array
+    restorations: jax.Array
+    steps_skipped: jax.Array
+    steps_refused: jax.Array
+    step_size: jax.Array
+    momentum: jax.Array
+    direction_norm: jax.Array
+
+
+def init_info(dtype: Any, momentum: Any = 0) -> Info:
+    """Returns the counters at zero; no two of them share a buffer."""
+    return Info(
+        pairs_stored=jnp.zeros((), jnp.int32),
+        pairs_refused=jnp.zeros((), jnp.int32),
+        restorations=jnp.zeros((), jnp.int32),
+        steps_skipped=jnp.zeros((), jnp.int32),
+        steps_refused=jnp.zeros((), jnp.int32),
+        step_size=jnp.zeros((), dtype),
+        momentum=jnp.array(momentum, dtype),
+        direction_norm=jnp.zeros((), dtype),
+    )
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(getattr(node, "info", None), Info)
+
+
+def _find(tree: Any) -> list[tuple[str, Any]]:
+    """Returns the states of this library in a tree, with their paths."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), node)
+        for path, node in jax.tree.leaves_with_path(tree, is_leaf=_is_state)
+        if _is_state(node)
+    ]
+
+
+def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
+    """Returns the iterate w to evaluate or deploy, given the params that are trained.
+
+    The params of a Nesterov method are the look-ahead point ŵ = w + μ v, where the next gradient is
+    taken, so this gives::
+
+        w = ŵ − μ v
+
+    For methods without look-ahead, Optax's own included, the params are the iterate and come back
+    as they are, so one evaluation loop serves every optimizer.
+
+    Args:
+      state: the optimizer's state; states of this library are found by type inside `optax.chain`,
+        `masked`, `partition`, `inject_hyperparams`, `apply_if_finite` and `MultiSteps`.
+      params: the params that belong to this state, that is, after `optax.apply_updates`.
+
+    Returns:
+      A tree of the structure and dtypes of params.
+
+    Raises:
+      ValueError: if the arguments are swapped or the params are not those of the state.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, naqopt, optax
+      >>> loss = lambda p: jnp.sum((p["w"] - 1.0) ** 2)
+      >>> params = {"w": jnp.zeros(2)}
+      >>> tx = naqopt.asnaq(learning_rate=0.1, min_momentum=0.5)
+      >>> state = tx.init(params)
+      >>> updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
+      >>> params = optax.apply_updates(params, updates)
+      >>> print(params["w"].round(4), naqopt.eval_params(state, params)["w"].round(4))
+      [0.1061 0.1061] [0.0707 0.0707]
+
+    Costs one pass over the params; nothing is stored.
+    """
+    found = [node for _, node in _find(state)]
+    if not found and _find(params):
+        raise ValueError(
+            "naqopt.eval_params: the arguments are swapped; call eval_params(state, params)."
+        )
+    for node in found:
+        if hasattr(node, "lookahead"):
+            params = _subtract(params, node.lookahead())
+    return params
+
+
+def _subtract(params: Tree, displacement: Tree) -> Tree:
+    """Returns params − displacement, except where a mask gives a leaf to another optimizer."""
+
+    def masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    def subtract(v: Any, p: Any) -> Any:
+        return p if masked(v) else (p - v).astype(jnp.asarray(p).dtype)
+
+    try:
+        return jax.tree.map(subtract, displacement, params, is_leaf=masked)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "naqopt.eval_params: `params` are not the params that this state was made for."
+        ) from error
+
+
+def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
+    """Returns the scalars of the state's `Info` as a flat dict for a logger.
+
+    Args:
+      state: the optimizer's state, wrapped or not.
+
+    Returns:
+      A dict from the names of `naqopt.state.Info`'s fields to scalars. Where several states of this
+      library are found (under `optax.partition`, say), each key is prefixed by its state's path and
+      a slash.
+
+    Raises:
+      ValueError: if no state of this library is found.
+
+    Example:
+      >>> import jax.numpy as jnp, naqopt
+      >>> state = naqopt.asnaq().init({"w": jnp.zeros(2)})
+      >>> {name: float(x) for name, x in naqopt.diagnostics(state).items() if x}
+      {'momentum': 0.10000000149011612}
+
+    Costs nothing: the scalars are already in the state.
+    """
+    found = _find(state)
+    if not found:
+        raise ValueError(
+            "naqopt.diagnostics: no state of a naqopt optimizer was found; pass the state that "
+            "tx.init or tx.update returned."
+        )
+    if len(found) == 1:
+        return dict(found[0][1].info._asdict())
+    return {
+        f"{path}/{name}": value
+        for path, node in found
+        for name, value in node.info._asdict().items()
+    }

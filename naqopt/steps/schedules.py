@@ -1,0 +1,15 @@
+"""The papers' step sizes as Optax schedules.
+
+The papers count steps from 1; Optax hands a schedule 0 first. Every schedule here adds the 1.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def evaluate(rate: optax.ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
+    """Returns a learning rate, a number or a schedule of the 0-based count, as a scalar."""
+    return jnp.asarray(rate(count) if callable(rate) else rate, dtype)
