@@ -122,13 +122,13 @@ def history_combine(coefficients: jax.Array, history: Tree) -> Tree:
 def set_row(history: Tree, index: Scalar, row: Tree, accept: Scalar) -> Tree:
     """Writes one row, in the history's dtype, where `accept` holds.
 
-    Only the one slot is selected between old and new: a `where` over the history would copy it.
+    A refused row is sent past the end and dropped there. A `where` over the history would copy it,
+    and one over the slot takes a copy of the params more.
     """
 
     def write(rows: jax.Array, new: jax.Array) -> jax.Array:
-        old = lax.dynamic_index_in_dim(rows, index, keepdims=False)
-        chosen = jnp.where(accept, cast_to(rows.dtype, new), old)
-        return lax.dynamic_update_index_in_dim(rows, chosen, index, 0)
+        slot = jnp.where(accept, index, rows.shape[0])
+        return rows.at[slot].set(cast_to(rows.dtype, new), mode="drop")
 
     return jax.tree.map(write, history, row)
 
