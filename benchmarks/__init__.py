@@ -1,0 +1,1 @@
+"""The papers' experiments and the speed of the optimizers, run by `python -m benchmarks`."""
