@@ -5,11 +5,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import naqopt
 import numpy as np
 import optax
 import pytest
 from reference import adaptive, network
+
+import naqopt
 
 FACTORIES = {"adaqn": naqopt.adaqn, "asnaq": naqopt.asnaq}
 TAKE_STEP = {"adaqn": adaptive.adaqn_step, "asnaq": adaptive.asnaq_step}
@@ -107,7 +108,7 @@ def as_reference(method, params, state):
 
 
 def difference(actual, expected):
-    """The largest deviation over all fields, relative to 1 + the field's size; counts must agree."""
+    """The largest deviation of any field, relative to 1 + its size; counts must agree."""
     worst = 0.0
     for field in dataclasses.fields(expected):
         if field.name == "t":  # only t = 0 or not decides anything
