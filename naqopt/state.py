@@ -114,13 +114,17 @@ def _subtract(params: Tree, displacement: Tree) -> Tree:
         return isinstance(node, optax.MaskedNode)
 
     def subtract(v: Any, p: Any) -> Any:
-        return p if masked(v) else (p - v).astype(jnp.asarray(p).dtype)
+        if masked(v):
+            return p
+        if jnp.shape(v) != jnp.shape(p):
+            raise ValueError(f"{jnp.shape(p)} is not {jnp.shape(v)}")
+        return (p - v).astype(jnp.asarray(p).dtype)
 
     try:
         return jax.tree.map(subtract, displacement, params, is_leaf=masked)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            "naqopt.eval_params: `params` are not the params that this state was made for."
+            f"naqopt.eval_params: `params` are not the params that this state was made for: {error}"
         ) from error
 
 

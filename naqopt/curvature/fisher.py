@@ -74,7 +74,8 @@ def product(fisher: Fisher, s: Tree, block_size: int | None = None) -> Tree:
     block_size = min(block_size or length, length)
     # The ring fills its slots in order, so the first |F| hold gradients.
     slots = jnp.arange(length, dtype=jnp.int32)
-    weights = jnp.where(slots < fisher.size, 1 / jnp.maximum(fisher.size, 1), 0)
+    size = jnp.maximum(fisher.size, 1).astype(_tree.scalar_dtype(s))
+    weights = jnp.where(slots < fisher.size, 1 / size, 0)
 
     def add_block(total: Tree, block: Scalar) -> tuple[Tree, None]:
         # The last block is moved back to fit; rows that an earlier block had are weighted 0.
