@@ -1,0 +1,109 @@
+"""A fault of every kind at every step: nothing is lost, everything is counted.
+
+Each row of the table is trained once per fault, all runs at once under vmap: the params and the
+state stay finite, the counters tell what happened, and training goes on to a lower loss.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optimizer_table import (
+    EACH_ROW,
+    STEPS,
+    init_params,
+    regression_loss,
+    stacked_batches,
+    total_loss,
+    transformation,
+)
+
+import naqopt
+
+KINDS = {
+    "caller's gradient NaN": 1,
+    "caller's gradient infinite in one coordinate": 2,
+    "own gradient NaN": 3,
+    "own gradient infinite in one coordinate": 4,
+    "losses NaN": 5,
+    "losses infinite": 6,
+    "caller's gradient 1e30": 7,
+}
+
+
+def spoil(tree, kind, value, coordinate):
+    """NaN, or infinite in one coordinate, or huge, according to the kind."""
+    worst = jnp.where(kind == coordinate, jnp.inf, 0.0)
+    tree = jax.tree.map(lambda g: jnp.where(kind == value, jnp.nan, g), tree)
+    return {**tree, "gain": tree["gain"] + worst}
+
+
+@functools.cache
+def runs(row):
+    """All runs with one fault each: params, state and how many of the values passed were finite."""
+    tx = transformation(row)
+
+    def one(kind, fault_step):
+        def body(carry, xs):
+            params, state = carry
+            k, batch = xs
+            now = jnp.where(k == fault_step, kind, 0)
+
+            def gradient(p):
+                return jax.grad(regression_loss)(p, batch)
+
+            def value_fn(p):
+                value = regression_loss(p, batch)
+                value = jnp.where(now == 5, jnp.nan, value)
+                return jnp.where(now == 6, jnp.inf, value)
+
+            def grad_fn(p):
+                return spoil(gradient(p), now, 3, 4)
+
+            grads = spoil(gradient(params), now, 1, 2)
+            grads = jax.tree.map(lambda g: jnp.where(now == 7, 1e30, g), grads)
+            updates, state = tx.update(
+                grads, state, params, grad=grads, value_fn=value_fn, grad_fn=grad_fn
+            )
+            params = optax.apply_updates(params, updates)
+            finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), (params, state))
+            return (params, state), jnp.all(jnp.stack(jax.tree.leaves(finite)))
+
+        params = init_params()
+        carry = (params, tx.init(params))
+        (params, state), finite = jax.lax.scan(body, carry, (jnp.arange(STEPS), stacked_batches()))
+        return naqopt.eval_params(state, params), naqopt.diagnostics(state), jnp.all(finite)
+
+    kinds, steps = np.meshgrid(list(KINDS.values()), np.arange(STEPS), indexing="ij")
+    return kinds, jax.jit(jax.vmap(jax.vmap(one)))(kinds, steps)
+
+
+@EACH_ROW
+def test_everything_stays_finite_after_every_step(row):
+    _, (_, _, finite) = runs(row)
+    assert finite.shape == (len(KINDS), STEPS)
+    assert np.all(finite)
+
+
+@EACH_ROW
+def test_every_fault_is_counted(row):
+    kinds, (_, info, _) = runs(row)
+    # 1e30 is finite, but not its square in float32.
+    skipped = np.isin(kinds, [1, 2, 7]).astype(int)
+    refused = np.isin(kinds, [3, 4]).astype(int) if row.gradients == 2 else np.zeros_like(kinds)
+    np.testing.assert_array_equal(info["steps_skipped"], skipped)
+    np.testing.assert_array_equal(info["steps_refused"], refused)
+
+
+@EACH_ROW
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_goes_on_after_it(row, kind):
+    _, (iterates, _, _) = runs(row)
+    initial = total_loss(init_params())
+    index = list(KINDS).index(kind)
+    for fault_step in range(STEPS):
+        final = total_loss(jax.tree.map(lambda x: x[index, fault_step], iterates))  # noqa: B023
+        assert final < 0.9 * initial, fault_step

@@ -1,0 +1,73 @@
+"""How much the states hold and what a compiled update takes besides."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import naqopt
+
+ROWS = {
+    "adaqn": (naqopt.adaqn, {}, 3),
+    "asnaq": (naqopt.asnaq, {}, 6),
+    "asnaq_single_gradient": (naqopt.asnaq, {"single_gradient": True}, 6),
+}
+
+
+def elements(tree):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("m_l", "m_f"), [(10, 100), (3, 7)])
+@pytest.mark.parametrize("name", ROWS)
+def test_state_size(name, m_l, m_f):
+    """Exactly 2 m_L + m_F copies and the documented constant, beside the small numbers."""
+    factory, arguments, constant = ROWS[name]
+    params = {"a": jnp.zeros((40, 5)), "b": jnp.zeros(7), "c": jnp.zeros(())}
+    tx = factory(memory_size=m_l, fisher_size=m_f, **arguments)
+    state = jax.eval_shape(tx.init, params)
+    scalars = sum(leaf.shape == () for leaf in jax.tree.leaves(state))
+    # The scalar param's own copies are counted with the copies.
+    small = m_l**2 + scalars - constant
+    assert elements(state) - small == (2 * m_l + m_f + constant) * elements(params)
+    assert f"2 m_L + m_F + {constant} copies" in factory.__doc__
+
+
+def test_bfloat16_history_halves_the_rings():
+    params = {"a": jnp.zeros((40, 5))}
+    full = jax.eval_shape(naqopt.asnaq().init, params)
+    half = jax.eval_shape(naqopt.asnaq(history_dtype=jnp.bfloat16).init, params)
+
+    def size(state):
+        rings = (state.memory.pairs.s, state.memory.pairs.y, state.memory.fisher.gradients)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(rings))
+
+    assert 2 * size(half) == size(full) == 120 * 200 * 4
+    assert half.memory.accumulator["a"].dtype == half.velocity["a"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_temporaries_of_a_donated_update(name):
+    """At d = 10⁶ at most 8 copies of the params beyond the gradient's own, and no ring copied."""
+    factory, arguments, constant = ROWS[name]
+    d = 1_000_000
+    params = {"kernel": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)}
+    tx = factory(**arguments)
+
+    def loss(p):
+        return jnp.sum(jnp.square(jnp.tanh(p["kernel"]) - 1))
+
+    def update(grads, state, params):
+        return tx.update(grads, state, params, value_fn=loss)
+
+    def memory(function, *shapes, donate=()):
+        compiled = jax.jit(function, donate_argnums=donate).lower(*shapes).compile()
+        return compiled.memory_analysis()
+
+    gradient = memory(jax.grad(loss), params)
+    state = jax.eval_shape(tx.init, params)
+    step = memory(update, params, state, params, donate=(0, 1))
+    copies = (step.temp_size_in_bytes - gradient.temp_size_in_bytes) / (4 * d)
+    assert copies <= 8
+    # The donated state is updated in place, the gradient's buffer becomes the update's.
+    assert step.alias_size_in_bytes >= (2 * 10 + 100 + constant + 1) * 4 * d
