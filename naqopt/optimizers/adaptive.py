@@ -330,7 +330,8 @@ def asnaq(
 
     References:
       Indrapriyadarsini, Mahboubi, Ninomiya and Asai, *An Adaptive Stochastic Nesterov Accelerated
-      Quasi Newton Method for Training RNNs*, `NOLTA 2019 <https://arxiv.org/abs/1909.03620>`_.
+      Quasi Newton Method for Training RNNs*, NOLTA 2019; extended as
+      `aSNAQ, NOLTA 11(4), 409-421, 2020 <https://www.jstage.jst.go.jp/article/nolta/11/4/11_409/_article/-char/en>`_.
 
     Costs two gradients a step, the caller's included (one with `single_gradient`), and two losses a
     cycle; 2 m_L + m_F + 6 copies of the params (126 by default). What is chained *behind* it must
