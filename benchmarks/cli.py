@@ -1,0 +1,95 @@
+"""The command line, `python -m benchmarks`."""
+
+from pathlib import Path
+
+import click
+
+from benchmarks import suite
+from benchmarks.experiments import EXPERIMENTS
+from benchmarks.optimizers import OPTIMIZERS
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """The papers' experiments with recurrent networks, and the speed of the optimizers."""
+
+
+@main.command("list")
+def list_all() -> None:
+    """Print the experiments and the optimizers."""
+    click.echo("Experiments (run NAME):")
+    for experiment in EXPERIMENTS.values():
+        click.echo(f"  {experiment.name:18} {experiment.summary}")
+        plural = "s" if experiment.seeds > 1 else ""
+        size = f"{experiment.epochs} epochs, {experiment.seeds} seed{plural}"
+        if experiment.equal_gradients:
+            size += ", equal gradient evaluations"
+        click.echo(f"  {'':18} {size}; {', '.join(experiment.optimizers)}")
+    click.echo("\nOptimizers (--optimizers a,b):")
+    for name, optimizer in OPTIMIZERS.items():
+        gradients = optimizer.gradients_per_step
+        plural = "s" if gradients > 1 else ""
+        click.echo(f"  {name:26} {optimizer.label} ({gradients} gradient{plural} a step)")
+
+
+def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
+    """Splits the list of optimizers and refuses unknown ones."""
+    del context, parameter
+    if value is None:
+        return None
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    unknown = [name for name in names if name not in OPTIMIZERS]
+    if unknown or not names:
+        problem = f"unknown optimizer {', '.join(unknown)}" if unknown else "no optimizer given"
+        raise click.BadParameter(f"{problem}; there are {', '.join(OPTIMIZERS)}")
+    return names
+
+
+def _experiment(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuses an unknown experiment."""
+    del context, parameter
+    if value not in EXPERIMENTS:
+        raise click.BadParameter(f"unknown experiment {value}; there are {', '.join(EXPERIMENTS)}")
+    return value
+
+
+@main.command()
+@click.argument("name", callback=_experiment)
+@click.option("--optimizers", callback=_names, help="Names, separated by commas.")
+@click.option("--seeds", type=click.IntRange(min=1), help="How many runs per optimizer.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Length of a run.")
+@click.option("--quick", is_flag=True, help="A small form that ends within a minute or two.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results. [default: benchmarks/results, or .cache/quick with --quick]",
+)
+def run(
+    name: str,
+    optimizers: tuple[str, ...] | None,
+    seeds: int | None,
+    epochs: int | None,
+    quick: bool,
+    out: Path | None,
+) -> None:
+    """Run the experiment NAME, or go on with it; see `list`.
+
+    Every optimizer's learning rate comes from the same grid, except with --quick, which uses the
+    rates that the whole experiment has found. Finished runs are reused, unfinished ones go on.
+    Writes a JSON file per run, a table and a plot.
+    """
+    suite.run(EXPERIMENTS[name], optimizers, seeds, epochs, quick, out)
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results. [default: benchmarks/results]",
+)
+@click.option("--quick", is_flag=True, help="Fewer repeats and smaller sizes.")
+def speed(out: Path | None, quick: bool) -> None:
+    """Measure steps, directions, compile times and temporaries as ratios."""
+    from benchmarks import speed as measurements
+
+    measurements.run(out or suite.RESULTS, quick)

@@ -1,0 +1,194 @@
+"""Learning curves as a picture."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+
+from benchmarks import records, tables
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.tables import Content
+
+# One colour per optimizer in every plot; aSNAQ's own stands out, Optax's are muted.
+COLOURS = {
+    "adam": "#3b6fb6",
+    "adagrad": "#8a94a0",
+    "adaqn": "#e39a2d",
+    "asnaq": "#c8102e",
+    "asnaq-backoff": "#8c2d8f",
+    "asnaq-rms": "#2a9d8f",
+    "asnaq-rms-backoff": "#7a5c3e",
+    "asnaq-single": "#e76fae",
+    "asnaq-single-backoff": "#3f8f29",
+    "asnaq-single-backoff-rms": "#202428",
+}
+_STYLES = {"asnaq-backoff": "--", "asnaq-rms-backoff": "--", "asnaq-single-backoff": "--"} | {
+    "asnaq-single-backoff-rms": "-."
+}
+_AXES = {
+    "epoch": "epoch",
+    "gradient_evaluations": "mini-batch gradients",
+    "seconds": "training time on one machine (s)",
+}
+_ROWS = {"train_loss": "train loss", "test_accuracy": "test accuracy"}
+
+
+def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
+    """Draws loss, and accuracy where there is one, against epochs, gradients and time.
+
+    Lines are medians over the seeds and bands reach from the smallest to the largest. A line ends
+    where the first of its runs diverged.
+
+    Args:
+      contents: runs that belong together.
+      title: stands over the plot.
+      path: where the PNG goes.
+
+    Returns:
+      The path.
+    """
+    groups = tables.by_optimizer(contents)
+    measured = [name for name in _ROWS if any(name in content["records"] for content in contents)]
+    figure, axes = plt.subplots(
+        len(measured),
+        3,
+        figsize=(13.5, 1.3 + 3.6 * len(measured)),
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, quantity in zip(axes, measured, strict=True):
+        for axis, position in zip(row, _AXES, strict=True):
+            for index, group in enumerate(groups):
+                name = group[0]["settings"]["optimizer"]
+                again = index > 0 and groups[index - 1][0]["settings"]["optimizer"] == name
+                _line(axis, name, group, position, quantity, again)
+            axis.set_xlabel(_AXES[position])
+            _decorate(axis)
+        row[0].set_ylabel(_ROWS[quantity])
+        if quantity == "train_loss":
+            _logarithmic(row[0])
+        else:
+            row[0].yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
+    seeds = sorted({len(group) for group in groups})
+    spread = f"median and range of {' or '.join(map(str, seeds))} seeds"
+    note = spread if seeds != [1] else "one seed"
+    figure.suptitle(f"{title}\n{note}", fontsize=11)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    columns = min(len(labels), 4) or 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def bars(ratios: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Draws ratios of times as bars, the quartiles as whiskers.
+
+    Args:
+      ratios: entries with `name`, `ratio`, `low` and `high`; those without quartiles are left out.
+      title: stands over the plot.
+      path: where the PNG goes.
+
+    Returns:
+      The path.
+    """
+    ratios = [entry for entry in ratios if "low" in entry]
+    figure, axis = plt.subplots(figsize=(11, 0.8 + 0.36 * len(ratios)), layout="constrained")
+    places = np.arange(len(ratios))
+    values = np.array([entry["ratio"] for entry in ratios])
+    lows = np.array([entry["low"] for entry in ratios])
+    highs = np.array([entry["high"] for entry in ratios])
+    colours = [COLOURS["asnaq"] if "aSNAQ" in x["name"] else COLOURS["adam"] for x in ratios]
+    axis.barh(places, values, color=colours, alpha=0.85, height=0.62)
+    axis.errorbar(
+        values, places, xerr=[values - lows, highs - values], fmt="none", ecolor="#202428"
+    )
+    for place, value, high in zip(places, values, highs, strict=True):
+        axis.annotate(
+            f"{value:.3g}", (high, place), (5, 0), textcoords="offset points", va="center"
+        )
+    axis.set_yticks(places, [entry["name"] for entry in ratios], fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.axvline(1.0, color="#202428", linewidth=0.8)
+    axis.set_xlim(0.7 * min(1, lows.min()), 1.6 * highs.max())
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axis.set_xlabel("ratio of times (median of the rounds, whiskers: quartiles)")
+    axis.set_title(title, fontsize=11)
+    _decorate(axis)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _line(
+    axis: Axes, name: str, group: Sequence[Content], position: str, quantity: str, again: bool
+) -> None:
+    """Draws the median and range of one optimizer, dotted where it is its second chance."""
+    group = [content for content in group if quantity in content["records"]]
+    if not group:
+        return
+    length = min(len(content["records"][quantity]) for content in group)
+    xs = np.median([content["records"][position][:length] for content in group], axis=0)
+    ys = _numbers([content["records"][quantity][:length] for content in group])
+    usable = np.isfinite(ys).all(axis=0)
+    xs, ys = xs[usable], ys[:, usable]
+    colour = COLOURS[name]
+    best = name == "asnaq"
+    diverged = sum(content["status"] == records.DIVERGED for content in group)
+    optimizer = OPTIMIZERS[name]
+    rate = group[0]["settings"]["learning_rate"]
+    label = f"{optimizer.label} (lr {rate:g})" + (f", {diverged} diverged" if diverged else "")
+    axis.plot(
+        xs,
+        np.median(ys, axis=0),
+        color=colour,
+        label=label,
+        linewidth=2.8 if best else 1.5,
+        linestyle=":" if again else _STYLES.get(name, "-"),
+        zorder=4 if best else 3,
+    )
+    if len(group) > 1:
+        axis.fill_between(
+            xs, ys.min(axis=0), ys.max(axis=0), color=colour, alpha=0.13, linewidth=0, zorder=2
+        )
+    if diverged and len(xs):
+        axis.plot(xs[-1], np.median(ys, axis=0)[-1], "x", color=colour, markersize=9, zorder=5)
+
+
+def _numbers(rows: Sequence[Sequence[Any]]) -> np.ndarray:
+    return np.array([[math.nan if value is None else value for value in row] for row in rows])
+
+
+def _decorate(axis: Axes) -> None:
+    axis.grid(color="#d8dce0", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.02)
+
+
+def _logarithmic(axis: Axes) -> None:
+    """Makes the scale logarithmic, with plain numbers at 1, 2 and 5 where decades are few."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    decades = math.log10(high / low)
+    if decades < 0.5:
+        axis.yaxis.set_major_locator(ticker.MaxNLocator(6))
+    elif decades < 3:
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(ticker.NullFormatter())

@@ -1,0 +1,121 @@
+"""What an experiment trains: data, a model, a loss; and the description of an experiment."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Params = Any
+Examples = tuple[jax.Array, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A learning task of one size.
+
+    Attributes:
+      title: what stands over its plots and tables, sizes included.
+      settings: what identifies the data and the model, plain JSON; runs with different settings are
+        never put into one plot.
+      model: makes the network from `rngs`.
+      train: inputs and targets, the examples along the first axis.
+      test: likewise, never trained on.
+      batch_size: examples per step.
+      losses: (outputs, targets) to one loss per example.
+      hits: (outputs, targets) to the share of right answers per example, where there are any.
+      evaluated: the training loss is that of so many training examples, the first ones.
+      prepare: turns stored inputs into the network's, inside the compiled step.
+    """
+
+    title: str
+    settings: Mapping[str, Any]
+    model: Callable[..., nnx.Module]
+    train: Examples
+    test: Examples
+    batch_size: int
+    losses: Callable[[jax.Array, jax.Array], jax.Array]
+    hits: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    evaluated: int = 10_000
+    prepare: Callable[[jax.Array], jax.Array] = lambda inputs: inputs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of whole batches in the training data."""
+        return len(self.train[0]) // self.batch_size
+
+    @functools.cached_property
+    def graph(self) -> nnx.GraphDef:
+        """The network without its parameters."""
+        return nnx.split(nnx.eval_shape(lambda: self.model(rngs=nnx.Rngs(0))))[0]
+
+    def params(self, seed: int) -> Params:
+        """Returns fresh parameters as plain nested dictionaries."""
+        return nnx.to_pure_dict(nnx.split(self.model(rngs=nnx.Rngs(seed)))[1])
+
+    def outputs(self, params: Params, inputs: jax.Array) -> jax.Array:
+        """Returns what the network with these parameters answers to stored inputs."""
+        return nnx.merge(self.graph, params)(self.prepare(inputs))
+
+    def loss(self, params: Params, batch: Examples) -> jax.Array:
+        """Returns the mean loss over a batch."""
+        inputs, targets = batch
+        return jnp.mean(self.losses(self.outputs(params, inputs), targets))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A problem together with how long, how often and with what it is trained.
+
+    Attributes:
+      name: what the command line calls it.
+      build: makes the problem, small if asked for the quick form; its docstring tells the paper's
+        setting and what was decided where the paper is silent.
+      epochs: length of a run; with `equal_gradients` that of a method of one gradient a step.
+      quick_epochs: the same in the quick form.
+      seeds: how many runs per optimizer.
+      optimizers: names from the table in `benchmarks.optimizers`.
+      equal_gradients: whether a method of two gradients a step gets half the epochs.
+    """
+
+    name: str
+    build: Callable[[bool], Problem]
+    epochs: int
+    quick_epochs: int
+    seeds: int
+    optimizers: tuple[str, ...] = ("adam", "adagrad", "adaqn", "asnaq")
+    equal_gradients: bool = False
+
+    @property
+    def summary(self) -> str:
+        """First line of the description."""
+        return (self.build.__doc__ or "").strip().splitlines()[0]
+
+    def epochs_for(self, gradients_per_step: int, epochs: int) -> int:
+        """Returns how many epochs an optimizer gets out of the experiment's."""
+        return math.ceil(epochs / gradients_per_step) if self.equal_gradients else epochs
+
+
+def squared_errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns per example the mean of (output - target)²."""
+    return jnp.mean(jnp.square(outputs - targets), axis=-1)
+
+
+def cross_entropies(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns per example the cross entropy in nats, averaged over time steps if any."""
+    chosen = jnp.sum(outputs * jax.nn.one_hot(targets, outputs.shape[-1]), axis=-1)
+    return _per_example(jax.nn.logsumexp(outputs, axis=-1) - chosen)
+
+
+def accuracies(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns per example whether the largest output is the target's, averaged over time steps."""
+    return _per_example((jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32))
+
+
+def _per_example(values: jax.Array) -> jax.Array:
+    """Averages over all axes but the first."""
+    return jnp.mean(values.reshape(values.shape[0], -1), axis=1)

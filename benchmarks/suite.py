@@ -1,0 +1,159 @@
+"""Runs an experiment: all optimizers, all seeds, then the table and the plot."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import learning_rates, plots, records, runs, tables
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.problem import Experiment, Problem
+from benchmarks.runs import Run
+from benchmarks.training import Trainer
+
+RESULTS = Path(__file__).resolve().parent / "results"
+QUICK_RESULTS = runs.ROOT / ".cache" / "quick"
+
+
+def run(
+    experiment: Experiment,
+    optimizers: Sequence[str] | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    quick: bool = False,
+    out: Path | None = None,
+) -> Path:
+    """Runs an experiment, or what is missing of it.
+
+    Args:
+      experiment: what to run.
+      optimizers: names of optimizers; the experiment's own by default.
+      seeds: runs per optimizer; by default the experiment's, one if quick.
+      epochs: length of a run; the experiment's by default.
+      quick: the small form, without a grid search.
+      out: the results go to a folder of the experiment's name in here.
+
+    Returns:
+      The path of the plot.
+    """
+    started = time.perf_counter()
+    out = out or (QUICK_RESULTS if quick else RESULTS)
+    folder = out / experiment.name
+    epochs = epochs or (experiment.quick_epochs if quick else experiment.epochs)
+    problem = experiment.build(quick)
+    title = _title(experiment, problem, quick)
+    settings = {"name": experiment.name, "quick": quick, "epochs": epochs, **problem.settings}
+    click.echo(title)
+    click.echo(f"{_described(settings)}\nresults in {folder}")
+    for name in optimizers or experiment.optimizers:
+        optimizer = OPTIMIZERS[name]
+        trainer = Trainer(problem, optimizer)
+        length = experiment.epochs_for(optimizer.gradients_per_step, epochs)
+        base = Run(settings, name, dict(optimizer.options), 0.0, 0, length)
+        rate = _learning_rate(base, trainer, folder, quick)
+        count = seeds or (1 if quick else experiment.seeds)
+        chosen = dataclasses.replace(base, learning_rate=rate)
+        contents = _train_seeds(chosen, count, trainer, folder / name, title)
+        if not quick and tables.worsened(contents, learning_rates.SECOND_CHANCE):
+            rate = learning_rates.next_lower(rate)
+            click.echo(f"{name}: ended well above its lowest loss; again with {rate:g}")
+            lower = dataclasses.replace(base, learning_rate=rate)
+            _train_seeds(lower, count, trainer, folder / f"{name}-lower", title)
+    path = conclude(folder, settings, title)
+    click.echo(f"{time.perf_counter() - started:.0f} s in all")
+    return path
+
+
+def conclude(folder: Path, settings: dict[str, Any], title: str) -> Path:
+    """Prints and saves the table and the plot of all runs in a folder that belong together.
+
+    Args:
+      folder: the experiment's results.
+      settings: the problem's settings; runs with others are left out, and it is said which.
+      title: stands over both.
+
+    Returns:
+      The path of the plot.
+    """
+    contents = _collect(folder, settings)
+    grids = {}
+    for name in dict.fromkeys(
+        run[0]["settings"]["optimizer"] for run in tables.by_optimizer(contents)
+    ):
+        grid = records.read(learning_rates.grid_file(folder, name))
+        if grid is not None and grid["settings"]["experiment"] == settings:
+            grids[name] = grid
+    table = tables.results(contents)
+    click.echo(f"\n{table}\n")
+    text = [f"# {title}", _described(settings) + f", {contents[0]['device']}", table]
+    if grids:
+        grid_table = tables.grids(grids)
+        length = "training loss by learning rate, from one seed and a fifth of the epochs"
+        click.echo(f"{length}\n{grid_table}\n")
+        text += [f"{length.capitalize()}:", grid_table]
+    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    path = plots.curves(contents, title, folder / f"{folder.name}.png")
+    click.echo(f"table: {folder / 'results.md'}\ncurves: {path}")
+    return path
+
+
+def _train_seeds(
+    run: Run, count: int, trainer: Trainer, stem: Path, title: str
+) -> list[dict[str, Any]]:
+    """Trains a run from so many seeds, each into the file STEM-seedK.json."""
+    return [
+        runs.train(
+            dataclasses.replace(run, seed=seed),
+            trainer,
+            stem.with_name(f"{stem.name}-seed{seed}.json"),
+            title,
+            click.echo,
+        )
+        for seed in range(count)
+    ]
+
+
+def _collect(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Reads the runs that are done, of these settings.
+
+    The runs of an optimizer must agree in everything but the seed. Seed 0 is always run first, so
+    its file has the settings that hold.
+    """
+    contents = []
+    for path in sorted(folder.glob("*-seed*.json")):
+        content = records.read(path)
+        first = records.read(path.with_name(path.name.partition("-seed")[0] + "-seed0.json"))
+        matches = content is not None and content["settings"]["experiment"] == settings
+        if not matches or (first and first["settings"] != content["settings"] | {"seed": 0}):
+            click.echo(f"{path}: has other settings, left out")
+        elif content["status"] == records.RUNNING:
+            click.echo(f"{path}: not finished, left out")
+        else:
+            contents.append(content)
+    return contents
+
+
+def _learning_rate(run: Run, trainer: Trainer, folder: Path, quick: bool) -> float:
+    """Returns an optimizer's rate: by a search, or if quick the whole experiment's."""
+    if not quick:
+        return learning_rates.choose(run, trainer, folder, click.echo)
+    known = learning_rates.stored(RESULTS / folder.name, run.optimizer)
+    default = OPTIMIZERS[run.optimizer].quick_learning_rate
+    origin = "no search stored, documented default" if known is None else "of the whole experiment"
+    click.echo(f"{run.optimizer}: learning rate {known or default:g} ({origin})")
+    return known or default
+
+
+def _title(experiment: Experiment, problem: Problem, quick: bool) -> str:
+    title = f"{experiment.name}: {problem.title}"
+    if experiment.equal_gradients:
+        title += ", equal gradient evaluations"
+    return f"{title} (QUICK form, smaller or shorter than the experiment)" if quick else title
+
+
+def _described(settings: dict[str, Any]) -> str:
+    """Writes settings in a line."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())

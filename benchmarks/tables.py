@@ -1,0 +1,157 @@
+"""Tables of results in Markdown, aligned so that they read well in a terminal too."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import records
+from benchmarks.optimizers import OPTIMIZERS
+
+Content = Mapping[str, Any]
+
+
+def by_optimizer(contents: Sequence[Content]) -> list[list[Content]]:
+    """Groups finished and diverged runs by optimizer and learning rate.
+
+    The optimizers come in the order of their table, the rate that the search chose before the lower
+    one of a second chance.
+    """
+    groups: dict[tuple[int, float], list[Content]] = {}
+    order = list(OPTIMIZERS)
+    for content in contents:
+        settings = content["settings"]
+        key = (order.index(settings["optimizer"]), -settings["learning_rate"])
+        groups.setdefault(key, []).append(content)
+    return [
+        sorted(groups[key], key=lambda content: content["settings"]["seed"])
+        for key in sorted(groups)
+    ]
+
+
+def results(contents: Sequence[Content]) -> str:
+    """Returns a table with a line for each optimizer."""
+    accuracies = any("test_accuracy" in content["records"] for content in contents)
+    header = ["optimizer", "learning rate", "seeds", "epochs", "gradients"]
+    header += ["final train loss, median [min, max]", "lowest on the way", "test loss"]
+    header += ["test accuracy"] if accuracies else []
+    header += ["s/epoch", "restorations", "pairs stored", "pairs refused"]
+    rows = []
+    for group in by_optimizer(contents):
+        settings = group[0]["settings"]
+        row = [OPTIMIZERS[settings["optimizer"]].label]
+        row += [f"{settings['learning_rate']:g}", _seeds(group)]
+        row += [str(group[0]["settings"]["epochs"]), str(_planned_gradients(group[0]))]
+        row += [_spread(group, "train_loss"), _number(_lowest(group))]
+        row += [_number(_median(group, "test_loss"))]
+        row += [_share(_median(group, "test_accuracy", math.nan))] if accuracies else []
+        row += [f"{statistics.median(map(_seconds_per_epoch, group)):.3g}"]
+        for counter in ("restorations", "pairs_stored", "pairs_refused"):
+            counted = counter in group[0]["records"]
+            row.append(f"{_median(group, counter):.0f}" if counted else "")
+        rows.append(row)
+    return _markdown(header, rows)
+
+
+def grids(chosen: Mapping[str, Content]) -> str:
+    """Returns a table of the training losses that chose the learning rates."""
+    rates = sorted({rate for grid in chosen.values() for rate in grid["train_losses"]}, key=float)
+    rows = []
+    for name, grid in chosen.items():
+        row = [OPTIMIZERS[name].label]
+        for rate in rates:
+            tried = rate in grid["train_losses"]
+            loss = grid["train_losses"].get(rate)
+            text = _number(math.inf if loss is None else loss) if tried else ""
+            row.append(f"**{text}**" if float(rate) == grid["chosen"] else text)
+        rows.append(row)
+    return _markdown(["learning rate", *rates], rows)
+
+
+def ratios(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table of measured ratios, with times where there are any."""
+    rows = []
+    for entry in measured:
+        row = [entry["name"], f"{entry['ratio']:.3g}"]
+        if "low" in entry:
+            row.append(f"{entry['low']:.3g} to {entry['high']:.3g}")
+            row.append(" / ".join(_milliseconds(entry[side]) for side in ("top_ms", "bottom_ms")))
+        else:
+            row += ["", ""]
+        rows.append(row)
+    return _markdown(["what", "ratio", "quartiles", "ms"], rows)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _seeds(group: Sequence[Content]) -> str:
+    diverged = sum(content["status"] == records.DIVERGED for content in group)
+    return f"{len(group)} ({diverged} diverged)" if diverged else str(len(group))
+
+
+def _final(content: Content, name: str, missing: float) -> float:
+    """Returns the last number; a diverged run counts as infinitely bad."""
+    values = content["records"].get(name)
+    if values is None:
+        return missing
+    if content["status"] == records.DIVERGED and name in ("train_loss", "test_loss"):
+        return math.inf
+    return missing if values[-1] is None else values[-1]
+
+
+def _median(group: Sequence[Content], name: str, missing: float = math.inf) -> float:
+    return statistics.median(_final(content, name, missing) for content in group)
+
+
+def _lowest(group: Sequence[Content]) -> float:
+    """Returns the median over seeds of the lowest training loss after any epoch."""
+    losses = ([x for x in run["records"]["train_loss"] if x is not None] for run in group)
+    return statistics.median(min(values, default=math.inf) for values in losses)
+
+
+def worsened(group: Sequence[Content], factor: float) -> bool:
+    """Returns whether the runs of a group ended that many times above their own lowest loss."""
+    return not _median(group, "train_loss") <= factor * _lowest(group)
+
+
+def _spread(group: Sequence[Content], name: str) -> str:
+    values = [_final(content, name, math.inf) for content in group]
+    median = _number(statistics.median(values))
+    if len(values) == 1:
+        return median
+    return f"{median} [{_number(min(values))}, {_number(max(values))}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "diverged"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2%}" if math.isfinite(value) else ""
+
+
+def _seconds_per_epoch(content: Content) -> float:
+    columns = content["records"]
+    return columns["seconds"][-1] / max(columns["epoch"][-1], 1)
+
+
+def _planned_gradients(content: Content) -> int:
+    """Returns the mini-batch gradients of a whole run, also where this one diverged."""
+    columns = content["records"]
+    per_epoch = columns["gradient_evaluations"][-1] / max(columns["epoch"][-1], 1)
+    return round(per_epoch * content["settings"]["epochs"])
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lays out a table with padded cells, the first column to the left."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
+    return "\n".join([line(header), line(rule), *map(line, rows)])

@@ -1,0 +1,138 @@
+"""One compiled training loop for every optimizer.
+
+An epoch is a `lax.scan` over batches with data, parameters and state on the device. The order of
+the examples in epoch e is a permutation drawn from the run's seed and e alone, so every optimizer
+sees the same batches and a run can go on from any epoch. Examples that do not fill the last batch
+are left out of that epoch. The learning rate is an argument of the compiled epoch, so that a grid
+of rates and several seeds compile once.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import naqopt
+from benchmarks.optimizers import Optimizer
+from benchmarks.problem import Examples, Params, Problem
+
+_EVALUATION_BATCH = 500
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands; `params` and `state` are consumed by the next epoch."""
+
+    params: Params
+    state: Any
+    epoch: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains one problem with one optimizer, at any learning rate and from any seed.
+
+    Attributes:
+      problem: what is learnt.
+      optimizer: the row of the table.
+      compile_seconds: tracing and compiling the epoch, None before the first.
+    """
+
+    def __init__(self, problem: Problem, optimizer: Optimizer):
+        self.problem = problem
+        self.optimizer = optimizer
+        self.compile_seconds: float | None = None
+        self._train = jax.device_put(problem.train)
+        self._test = jax.device_put(problem.test)
+        self._epoch: Any = None
+        self._evaluate = jax.jit(self._evaluate_one)
+
+    def start(self, seed: int, learning_rate: float) -> Progress:
+        """Returns fresh parameters and state."""
+        params = self.problem.params(seed)
+        return Progress(params, self.optimizer.transformation(learning_rate).init(params))
+
+    def advance(self, progress: Progress, seed: int, learning_rate: float) -> None:
+        """Trains for one epoch; `seconds` grows by its running time, compilation excluded."""
+        key = jax.random.fold_in(jax.random.key(seed), progress.epoch)
+        rate = jnp.asarray(learning_rate, jnp.float32)
+        arguments = (progress.params, progress.state, key, rate, self._train)
+        if self._epoch is None:
+            started = time.perf_counter()
+            compiled = jax.jit(self._run_epoch, donate_argnums=(0, 1)).lower(*arguments).compile()
+            self.compile_seconds = time.perf_counter() - started
+            self._epoch = compiled
+        started = time.perf_counter()
+        progress.params, progress.state = jax.block_until_ready(self._epoch(*arguments))
+        progress.seconds += time.perf_counter() - started
+        progress.epoch += 1
+
+    def evaluate(self, progress: Progress) -> dict[str, float]:
+        """Returns losses, accuracy and the optimizer's own numbers at the iterate."""
+        iterate = naqopt.eval_params(progress.state, progress.params)
+        train = tuple(x[: self.problem.evaluated] for x in self._train)
+        train_loss, _ = self._evaluate(iterate, train)
+        test_loss, test_accuracy = self._evaluate(iterate, self._test)
+        numbers = {"train_loss": train_loss, "test_loss": test_loss}
+        if self.problem.hits is not None:
+            numbers["test_accuracy"] = test_accuracy
+        return {name: float(value) for name, value in numbers.items()}
+
+    def diagnostics(self, progress: Progress) -> dict[str, float]:
+        """Returns what `naqopt.diagnostics` says of the state; nothing of a peer's."""
+        if not self.optimizer.ours:
+            return {}
+        return {name: x.item() for name, x in naqopt.diagnostics(progress.state).items()}
+
+    def gradient_evaluations(self, epoch: int) -> int:
+        """Returns how many mini-batch gradients that many epochs take."""
+        return epoch * self.problem.steps_per_epoch * self.optimizer.gradients_per_step
+
+    def _run_epoch(
+        self,
+        params: Params,
+        state: Any,
+        key: jax.Array,
+        learning_rate: jax.Array,
+        train: Examples,
+    ) -> tuple[Params, Any]:
+        problem = self.problem
+        tx = self.optimizer.transformation(learning_rate)
+        order = jax.random.permutation(key, len(train[0]))
+        order = order[: problem.steps_per_epoch * problem.batch_size]
+
+        def step(carry: tuple[Params, Any], rows: jax.Array) -> tuple[tuple[Params, Any], None]:
+            params, state = carry
+            batch = tuple(x[rows] for x in train)
+
+            def loss(params: Params) -> jax.Array:
+                return problem.loss(params, batch)
+
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+            return (optax.apply_updates(params, updates), state), None
+
+        rows = order.reshape(-1, problem.batch_size)
+        return jax.lax.scan(step, (params, state), rows)[0]
+
+    def _evaluate_one(self, params: Params, examples: Examples) -> tuple[jax.Array, jax.Array]:
+        """Returns the mean loss and accuracy over all examples, in batches."""
+        problem = self.problem
+
+        def sums(batch: Examples) -> tuple[jax.Array, jax.Array]:
+            outputs = problem.outputs(params, batch[0])
+            hits = jnp.zeros(()) if problem.hits is None else problem.hits(outputs, batch[1]).sum()
+            return problem.losses(outputs, batch[1]).sum(), hits
+
+        count = len(examples[0])
+        size = min(count, _EVALUATION_BATCH)
+        whole = count // size * size
+        batches = tuple(x[:whole].reshape(-1, size, *x.shape[1:]) for x in examples)
+        totals = [total.sum() for total in jax.lax.map(sums, batches)]
+        if whole < count:
+            rest = sums(tuple(x[whole:] for x in examples))
+            totals = [total + part for total, part in zip(totals, rest, strict=True)]
+        return totals[0] / count, totals[1] / count

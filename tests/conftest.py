@@ -1,0 +1,25 @@
+"""What has to be set before JAX is imported, and the fixtures that several test files share."""
+
+import os
+import pathlib
+
+import pytest
+
+# The sharding tests run on eight simulated devices; XLA reads its flags once, on JAX's import.
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=8".strip()
+
+# Compiling takes most of the tests' time; a second run finds what took long in the cache.
+_ROOT = pathlib.Path(__file__).parent.parent
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+@pytest.fixture
+def x64():
+    """Turns on 64-bit numbers for one test."""
+    from optimizer_table import enable_x64
+
+    with enable_x64():
+        yield

@@ -1,0 +1,254 @@
+"""The optimizers that go through the common tests, and the small problem they train there.
+
+A new optimizer adds a row to `ROWS`; the tests name none.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import naqopt
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """One optimizer and what the tests may expect of it.
+
+    Attributes:
+      name: the name of its test cases.
+      factory: the call.
+      arguments: keyword arguments; sizes so small that rings wrap and cycles end several times in
+        `STEPS` steps, and a step size with which the problem below is learned in them.
+      static_args: what `optax.inject_hyperparams` has to be told.
+      gradients: gradients a step, the caller's included.
+      losses: from the number of steps taken to the number of evaluations without a gradient.
+      lookahead: whether the params are a look-ahead point.
+      raw_statistics: from a state to those of its parts that are made of raw gradients alone,
+        whatever a transformation in front makes of the updates.
+    """
+
+    name: str
+    factory: Callable[..., optax.GradientTransformationExtraArgs]
+    arguments: dict[str, Any]
+    static_args: tuple[str, ...]
+    gradients: int
+    losses: Callable[[int], int]
+    lookahead: bool
+    raw_statistics: Callable[[Any], Any]
+
+
+_SIZES = ("memory_size", "fisher_size", "cycle_length", "history_dtype")
+_CYCLE = {"memory_size": 2, "fisher_size": 4, "cycle_length": 3, "eps": 1e-2}
+
+
+def _losses_of_cycles(steps: int) -> int:
+    """Two losses at the end of every cycle but the first."""
+    return 2 * (steps // _CYCLE["cycle_length"] - 1)
+
+
+ROWS = [
+    Row(
+        name="adaqn",
+        factory=naqopt.adaqn,
+        arguments={"learning_rate": 0.2, **_CYCLE},
+        static_args=_SIZES,
+        gradients=1,
+        losses=_losses_of_cycles,
+        lookahead=False,
+        raw_statistics=lambda state: state.memory,
+    ),
+    Row(
+        name="asnaq",
+        factory=naqopt.asnaq,
+        arguments={"learning_rate": 0.5, "min_momentum": 0.3, "max_momentum": 0.8, **_CYCLE},
+        static_args=_SIZES,
+        gradients=2,
+        losses=_losses_of_cycles,
+        lookahead=True,
+        raw_statistics=lambda state: state.memory,
+    ),
+    Row(
+        name="asnaq_single_gradient",
+        factory=naqopt.asnaq,
+        arguments={
+            "learning_rate": 0.5,
+            "min_momentum": 0.3,
+            "max_momentum": 0.8,
+            "single_gradient": True,
+            "backoff": 0.9,
+            **_CYCLE,
+        },
+        static_args=_SIZES,
+        gradients=1,
+        losses=_losses_of_cycles,
+        lookahead=True,
+        raw_statistics=lambda state: state.memory,
+    ),
+]
+
+
+def each(rows: list[Row]) -> Any:
+    """Runs a test for each of the rows, as its argument `row`."""
+    # Tests of one row run in one process (`pytest --dist loadgroup`) and share its compiled steps.
+    return pytest.mark.parametrize(
+        "row",
+        [pytest.param(row, id=row.name, marks=pytest.mark.xdist_group(row.name)) for row in rows],
+    )
+
+
+EACH_ROW = each(ROWS)
+EACH_ROW_WITH_LEARNING_RATE = each([row for row in ROWS if "learning_rate" in row.arguments])
+EACH_ROW_WITH_STATIC_ARGS = each([row for row in ROWS if row.static_args])
+
+
+@functools.cache
+def transformation(row: Row, **arguments: Any) -> optax.GradientTransformationExtraArgs:
+    """The row's optimizer, one object for equal arguments, as compiled functions are kept by it."""
+    return row.factory(**{**row.arguments, **arguments})
+
+
+def enable_x64(enabled: bool = True) -> Any:
+    """A context with 64-bit numbers, or without."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(enabled)
+    from jax.experimental import enable_x64 as context
+
+    return context(enabled)
+
+
+# The problem: a small noisy regression, a new batch on every step.
+
+STEPS = 24
+SHAPES = {"bias": (8,), "gain": (), "weight": (4, 8)}
+_BATCH_SIZE = 16
+
+
+def init_params(seed: int = 0, dtypes: Any = jnp.float32) -> dict[str, jax.Array]:
+    """Random params of ranks 1, 0 and 2; `dtypes` is one dtype or a dict of them."""
+    generator = np.random.default_rng(seed)
+    values = {name: generator.normal(0, 0.3, shape) for name, shape in SHAPES.items()}
+    values["gain"] = np.array(1.0)
+    dtypes = dtypes if isinstance(dtypes, dict) else dict.fromkeys(SHAPES, dtypes)
+    return {name: jnp.asarray(value, dtypes[name]) for name, value in values.items()}
+
+
+@functools.cache
+def stacked_batches() -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (STEPS, 16, 4) and targets (STEPS, 16, 8), in float32."""
+    generator = np.random.default_rng(1)
+    teacher = generator.normal(size=SHAPES["weight"])
+    inputs = generator.normal(size=(STEPS, _BATCH_SIZE, SHAPES["weight"][0]))
+    noise = 0.2 * generator.normal(size=(STEPS, _BATCH_SIZE, SHAPES["bias"][0]))
+    targets = 1.5 * np.tanh(inputs @ teacher + 0.3) + noise
+    return inputs.astype(np.float32), targets.astype(np.float32)
+
+
+def batch(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The batch of step k."""
+    inputs, targets = stacked_batches()
+    return inputs[k % STEPS], targets[k % STEPS]
+
+
+def regression_loss(params: Any, batch: Any) -> jax.Array:
+    """The mean squared error on a batch."""
+    inputs, targets = batch
+    hidden = jnp.tanh(inputs @ params["weight"] + params["bias"])
+    return jnp.mean(jnp.square(params["gain"] * hidden - targets))
+
+
+def total_loss(params: Any) -> float:
+    """The loss on the data of all steps, in float32."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    return float(regression_loss(params, stacked_batches()))
+
+
+# The training: the documented call, in a scan or step by step.
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def merge(trained: Any, params: Any) -> Any:
+    """Puts params where `optax.masked` left holes; the identity where it left none."""
+    return jax.tree.map(lambda q, p: p if _is_masked(q) else q, trained, params, is_leaf=_is_masked)
+
+
+def take_step(
+    tx: Any, params: Any, state: Any, batch: Any, loss: Any = regression_loss, **extra_args: Any
+) -> tuple[Any, Any, Any]:
+    """One step as users write it; returns params, state and the updates."""
+
+    def value_fn(p: Any) -> jax.Array:
+        return loss(merge(p, params), batch)
+
+    value, grads = jax.value_and_grad(value_fn)(params)
+    updates, state = tx.update(
+        grads, state, params, value=value, grad=grads, value_fn=value_fn, **extra_args
+    )
+    return optax.apply_updates(params, updates), state, updates
+
+
+@functools.partial(jax.jit, static_argnames=("tx", "loss"))
+def run(
+    tx: Any, params: Any, batches: Any, state: Any = None, *, loss: Any = regression_loss
+) -> tuple[Any, Any, Any]:
+    """Trains on every batch; returns params, state and the params after each step, stacked."""
+
+    def body(carry: Any, batch: Any) -> tuple[Any, Any]:
+        params, state, _ = take_step(tx, *carry, batch, loss)
+        return (params, state), params
+
+    (params, state), path = jax.lax.scan(
+        body, (params, tx.init(params) if state is None else state), batches
+    )
+    return params, state, path
+
+
+@functools.cache
+def plain_run(row: Row) -> tuple[Any, Any, Any]:
+    """The run that wrapped, sharded and otherwise different ones are compared with."""
+    return run(transformation(row), init_params(), stacked_batches())
+
+
+def after(path: Any, steps: int) -> Any:
+    """The params after so many steps of a run."""
+    return jax.tree.map(lambda x: x[steps - 1], path)
+
+
+value_and_gradient = jax.jit(jax.value_and_grad(regression_loss))
+
+
+@functools.partial(jax.jit, static_argnames="tx")
+def update(
+    tx: Any, updates: Any, state: Any, params: Any, batch: Any, value: Any, grad: Any
+) -> tuple[Any, Any]:
+    """`tx.update` with gradients that need not be those of the batch, to inject faults."""
+
+    def value_fn(p: Any) -> jax.Array:
+        return regression_loss(merge(p, params), batch)
+
+    return tx.update(updates, state, params, value=value, grad=grad, value_fn=value_fn)
+
+
+def step(tx: Any, params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+    """One step by the compiled `update`; returns params and state."""
+    value, grads = value_and_gradient(params, batch)
+    updates, state = update(tx, grads, state, params, batch, value, grads)
+    return optax.apply_updates(params, updates), state
+
+
+def states_of_plain_run(row: Row, steps: int) -> list[tuple[Any, Any]]:
+    """Params and states before each of so many steps, and after the last."""
+    tx, params = transformation(row), init_params()
+    points = [(params, tx.init(params))]
+    for k in range(steps):
+        points.append(step(tx, *points[-1], batch(k)))
+    return points

@@ -1,0 +1,357 @@
+"""What every optimizer has to do by itself; `optimizer_table.ROWS` is the table of them.
+
+Wrappers, and devices and memory, have test files of their own.
+"""
+
+import collections
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optimizer_table import (
+    EACH_ROW,
+    EACH_ROW_WITH_LEARNING_RATE,
+    ROWS,
+    STEPS,
+    after,
+    batch,
+    enable_x64,
+    init_params,
+    plain_run,
+    regression_loss,
+    run,
+    stacked_batches,
+    states_of_plain_run,
+    step,
+    take_step,
+    total_loss,
+    transformation,
+    update,
+    value_and_gradient,
+)
+
+import naqopt
+
+BFLOAT16, FLOAT16, FLOAT32, FLOAT64 = "bfloat16", "float16", "float32", "float64"
+MIXED = {"bias": BFLOAT16, "gain": FLOAT16, "weight": FLOAT32}
+MIXED_WIDE = {"bias": FLOAT32, "gain": BFLOAT16, "weight": FLOAT64}
+
+
+NARROW = {BFLOAT16: BFLOAT16, FLOAT16: FLOAT16, FLOAT32: FLOAT32, "mixed": MIXED}
+WIDE = {FLOAT64: FLOAT64, "mixed_wide": MIXED_WIDE}
+DTYPE_CASES = [
+    *(pytest.param(False, dtypes, id=name) for name, dtypes in NARROW.items()),
+    *(pytest.param(True, dtypes, id=f"{name}-x64") for name, dtypes in {**NARROW, **WIDE}.items()),
+]
+
+
+def assert_finite(tree):
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        assert np.all(np.isfinite(np.asarray(leaf, np.float64))), jax.tree_util.keystr(path)
+
+
+def types(tree):
+    """Shape, dtype and weakness of every leaf: what decides whether jit compiles again."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+
+
+@EACH_ROW
+def test_training_lowers_the_loss_and_exercises_the_rings(row):
+    params, state, _ = plain_run(row)
+    assert total_loss(naqopt.eval_params(state, params)) < 0.1 * total_loss(init_params())
+    assert_finite((params, state))
+    info = naqopt.diagnostics(state)
+    # Were the table's sizes too large, many tests here would pass without testing much.
+    assert info["pairs_stored"] > row.arguments.get("memory_size", 0)
+    assert info["steps_skipped"] == 0
+
+
+@EACH_ROW
+def test_the_iterate_is_behind_the_params_of_a_lookahead_method_only(row):
+    params, state, _ = plain_run(row)
+    ahead = jax.tree.map(
+        lambda p, w: float(jnp.max(jnp.abs(p - w))), params, naqopt.eval_params(state, params)
+    )
+    assert (max(jax.tree.leaves(ahead)) > 1e-3) == row.lookahead
+
+
+@EACH_ROW
+def test_foreign_extra_arguments_are_ignored(row):
+    tx, params = transformation(row), init_params()
+
+    def program(**extra_args):
+        trace = jax.make_jaxpr(lambda p, s, b: take_step(tx, p, s, b, **extra_args))
+        return str(trace(params, tx.init(params), batch(0)))
+
+    foreign = {"temperature": jnp.ones(()), "model": object(), "mask": {"a": 1}}
+    assert program(**foreign) == program()
+
+
+@EACH_ROW
+@pytest.mark.parametrize("init", [lambda f: f, jax.jit], ids=["eager", "jitted"])
+def test_the_second_call_does_not_compile_again(row, init):
+    """From an eager or a jitted init, over the end of a cycle, with params and state donated."""
+    tx, traces = transformation(row), []
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def donating_step(params, state, batch):
+        traces.append(None)
+        return take_step(tx, params, state, batch)[:2]
+
+    params = init_params()
+    state = init(tx.init)(params)
+    first = jax.tree.leaves((params, state))
+    for k in range(8):
+        params, state = donating_step(params, state, batch(k))
+    assert len(traces) == 1
+    assert all(leaf.is_deleted() for leaf in first)
+    chex.assert_trees_all_close(params, after(plain_run(row)[2], 8), rtol=1e-4, atol=1e-5)
+
+
+@EACH_ROW
+def test_init_and_abstract_init_agree_and_no_two_buffers_are_shared(row):
+    tx, params = transformation(row), init_params()
+    abstract = jax.eval_shape(tx.init, params)
+    for init in (tx.init, jax.jit(tx.init)):
+        state = init(params)
+        assert types(state) == types(abstract)
+        buffers = collections.Counter(
+            leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state))
+        )
+        assert max(buffers.values()) == 1
+
+
+@EACH_ROW
+@pytest.mark.parametrize("wide_gradients", [False, True], ids=["own", "wide"])
+@pytest.mark.parametrize(("x64", "dtypes"), DTYPE_CASES)
+def test_dtypes_are_kept(row, x64, dtypes, wide_gradients):
+    """Of state and updates, in a step, a scan and a cond; only traced, so that it takes no time."""
+    with enable_x64(x64):
+        tx, params = transformation(row), init_params(dtypes=dtypes)
+        widest = jnp.result_type(FLOAT32, *(x.dtype for x in params.values()))
+        batches = jax.tree.map(lambda x: x.astype(widest), stacked_batches())
+        state = tx.init(params)
+
+        def one_step(params, state):
+            def value_fn(p):
+                return regression_loss(p, jax.tree.map(lambda x: x[0], batches))
+
+            grads = jax.grad(value_fn)(params)
+            if wide_gradients:
+                grads = jax.tree.map(lambda x: x.astype(widest), grads)
+            return tx.update(grads, state, params, grad=grads, value_fn=value_fn)
+
+        updates, new_state = jax.eval_shape(one_step, params, state)
+        assert {name: (x.shape, x.dtype) for name, x in updates.items()} == {
+            name: (x.shape, x.dtype) for name, x in params.items()
+        }
+        assert types(new_state) == types(state)
+
+        # Sums are at least float32, and 64 bits come from the params and not from the flag.
+        for path, leaf in jax.tree.leaves_with_path(state):
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                assert leaf.dtype == FLOAT32 or leaf.dtype == widest, path
+            else:
+                assert leaf.dtype == jnp.int32, path
+
+        end = jax.eval_shape(functools.partial(run, tx), params, batches, state)
+        assert types(end[:2]) == types(jax.eval_shape(lambda: (params, state)))
+        maybe = jax.eval_shape(
+            lambda flag, p, s: jax.lax.cond(flag, one_step, lambda p, s: (p, s), p, s),
+            True,
+            params,
+            state,
+        )
+        assert types(maybe[1]) == types(state)
+
+
+@EACH_ROW
+def test_weakly_typed_params_do_not_compile_again(row):
+    """`jnp.asarray(1.0)` is weakly typed; a state that was strong after it would compile twice."""
+    tx = transformation(row)
+    params = {**init_params(), "gain": jnp.asarray(1.0)}
+    assert params["gain"].weak_type
+    state = tx.init(params)
+    _, new_state, _ = jax.eval_shape(functools.partial(take_step, tx), params, state, batch(0))
+    assert types(new_state) == types(state)
+
+
+@EACH_ROW
+@pytest.mark.parametrize("x64", [False, True])
+def test_params_of_mixed_dtypes_are_trained(row, x64):
+    dtypes = MIXED_WIDE if x64 else MIXED
+    with enable_x64(x64):
+        params = init_params(dtypes=dtypes)
+        before = total_loss(params)
+        params, state, _ = run(transformation(row), params, stacked_batches())
+        assert {name: x.dtype.name for name, x in params.items()} == dtypes
+        assert_finite((params, state))
+        assert total_loss(naqopt.eval_params(state, params)) < 0.2 * before
+
+
+@EACH_ROW_WITH_LEARNING_RATE
+def test_a_schedule_is_the_constant_it_returns(row):
+    """As long as it returns that one, and another afterwards."""
+    rate, half = row.arguments["learning_rate"], STEPS // 2
+    schedule = optax.piecewise_constant_schedule(rate, {half: 0.0})
+    tx = transformation(row, learning_rate=schedule)
+    _, state, path = run(tx, init_params(), stacked_batches())
+    expected = plain_run(row)[2]
+    chex.assert_trees_all_close(after(path, half), after(expected, half), rtol=1e-5, atol=1e-6)
+    assert naqopt.diagnostics(state)["step_size"] == 0
+    assert naqopt.diagnostics(plain_run(row)[1])["step_size"] > 0
+
+
+@EACH_ROW
+def test_eager_equals_jitted(row):
+    tx, params = transformation(row), init_params()
+    state = tx.init(params)
+    for k in range(7):
+        params, state, _ = take_step(tx, params, state, batch(k))
+    chex.assert_trees_all_close(params, after(plain_run(row)[2], 7), rtol=1e-4, atol=1e-5)
+
+
+@EACH_ROW
+def test_vmap_over_seeds_equals_a_loop(row):
+    train = functools.partial(run, transformation(row))
+    seeds = [init_params(seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *seeds)
+    together = jax.vmap(train, in_axes=(0, None))(stacked, stacked_batches())
+    for i, params in enumerate(seeds):
+        alone = train(params, stacked_batches())
+        one = jax.tree.map(lambda x: x[i], together)  # noqa: B023
+        chex.assert_trees_all_close(one, alone, rtol=1e-3, atol=1e-4)
+
+
+@EACH_ROW
+def test_a_zero_gradient_moves_nothing(row):
+    def flat_loss(params, batch):
+        return 0.0 * regression_loss(params, batch)
+
+    start = init_params()
+    params, state, _ = run(transformation(row), start, stacked_batches(), loss=flat_loss)
+    chex.assert_trees_all_equal(params, start)
+    chex.assert_trees_all_equal(naqopt.eval_params(state, params), start)
+    assert_finite(state)
+
+
+def spoil(grads, name, value):
+    """The gradients with one coordinate spoilt."""
+    leaf = grads[name]
+    return {**grads, name: leaf.at[(0,) * leaf.ndim].set(value)}
+
+
+@EACH_ROW
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_a_gradient_that_is_not_finite_moves_one_counter_only(row, value):
+    """1e30 counts as not finite in float32: its square is not."""
+    tx = transformation(row)
+    for k, (params, state) in enumerate(states_of_plain_run(row, 7)):
+        loss, grads = value_and_gradient(params, batch(k))
+        bad = spoil(grads, ["weight", "bias", "gain"][k % 3], value)
+        # Both as without transformations in front, or only one where one hides or makes the fault.
+        for updates, raw in [(bad, bad), (grads, bad), (bad, grads)]:
+            result, new_state = update(tx, updates, state, params, batch(k), loss, raw)
+            chex.assert_trees_all_equal(result, jax.tree.map(jnp.zeros_like, params))
+            skipped = state.info.steps_skipped + 1
+            expected = state._replace(info=state.info._replace(steps_skipped=skipped))
+            chex.assert_trees_all_equal(new_state, expected)
+
+
+@EACH_ROW
+def test_training_survives_a_loss_that_is_nan_for_one_step(row):
+    """At any step of a cycle, with the caller's gradient as it should be."""
+    tx = transformation(row)
+    for k, (params, state) in enumerate(states_of_plain_run(row, 9)):
+        value, grads = value_and_gradient(params, batch(k))
+        inputs, targets = batch(k)
+        nan_batch = (inputs * np.float32(np.nan), targets)
+        updates, state = update(tx, grads, state, params, nan_batch, value, grads)
+        params = optax.apply_updates(params, updates)
+        assert_finite((params, state, naqopt.eval_params(state, params)))
+        for later in range(k + 1, STEPS + 9):
+            params, state = step(tx, params, state, batch(later))
+        assert_finite((params, state))
+        assert total_loss(naqopt.eval_params(state, params)) < 0.2 * total_loss(init_params())
+
+
+@EACH_ROW
+def test_evaluations_are_as_many_as_the_paper_counts(row):
+    """Counted when they run, under jit, and not when they are traced."""
+    counts = collections.Counter()
+
+    def count(kind):
+        jax.debug.callback(lambda: counts.update([kind]))
+
+    @jax.custom_vjp
+    def counted(value):
+        count("losses")
+        return value
+
+    def forward(value):
+        count("gradients")
+        return value, None
+
+    def backward(_, cotangent):
+        count("backward")
+        return (cotangent,)
+
+    counted.defvjp(forward, backward)
+
+    def counting_loss(params, batch):
+        return counted(regression_loss(params, batch))
+
+    run(transformation(row), init_params(), stacked_batches(), loss=counting_loss)
+    jax.effects_barrier()
+    gradients = STEPS * row.gradients
+    assert counts == {"gradients": gradients, "backward": gradients, "losses": row.losses(STEPS)}
+
+
+@EACH_ROW
+def test_the_step_lowers_for_every_platform(row):
+    tx, params = transformation(row), init_params()
+    exported = jax.export.export(
+        jax.jit(functools.partial(take_step, tx)), platforms=["cpu", "cuda", "tpu"]
+    )(params, tx.init(params), batch(0))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert len(exported.out_avals) == len(jax.tree.leaves((params, tx.init(params), params)))
+
+
+@EACH_ROW
+def test_none_in_place_of_a_leaf_is_left_alone(row):
+    """As Equinox leaves it of what is not trained."""
+    params = {**init_params(), "not_trained": None, "nested": {"neither": None}}
+    params, state, _ = run(transformation(row), params, stacked_batches())
+    assert params.pop("not_trained") is None
+    assert params.pop("nested") == {"neither": None}
+    chex.assert_trees_all_close(params, plain_run(row)[0], rtol=1e-4, atol=1e-5)
+    assert_finite(state)
+
+
+@EACH_ROW
+def test_a_leafless_tree_is_trained_to_itself(row):
+    """`optax.partition` hands one to the optimizer of a label that no leaf has."""
+    tx = transformation(row)
+    tree = {"a": optax.MaskedNode(), "b": None}
+    state = tx.init(tree)
+    updates, new_state = tx.update(tree, state, tree, value_fn=lambda p: jnp.zeros(()))
+    assert updates == tree
+    assert types(new_state) == types(state)
+
+
+@EACH_ROW
+def test_no_field_is_called_value_or_grad(row):
+    """`optax.value_and_grad_from_state` would take them for this step's."""
+    _, state, _ = plain_run(row)
+    for name in ("value", "grad"):
+        assert optax.tree.get_all_with_path(state, name) == []
+    # The search finds what there is.
+    assert len(optax.tree.get_all_with_path(state, "steps_skipped")) == 1
+
+
+def test_names_of_rows_are_unique():
+    assert len({row.name for row in ROWS}) == len(ROWS)

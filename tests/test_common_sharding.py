@@ -1,0 +1,157 @@
+"""Every optimizer of `optimizer_table.ROWS` on eight devices, and in and out of a checkpoint."""
+
+import contextlib
+
+import chex
+import jax
+import optax
+import orbax.checkpoint
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from optimizer_table import (
+    EACH_ROW,
+    STEPS,
+    after,
+    batch,
+    init_params,
+    plain_run,
+    states_of_plain_run,
+    step,
+    take_step,
+    transformation,
+)
+
+import naqopt
+
+SPECS = {"bias": PartitionSpec("x"), "gain": PartitionSpec(), "weight": PartitionSpec(None, "x")}
+
+
+def mesh_of(axis_type):
+    return jax.make_mesh((8,), ("x",), (axis_type,), devices=jax.devices("cpu")[:8])
+
+
+def sharded_params(mesh):
+    return {
+        name: jax.device_put(x, NamedSharding(mesh, SPECS[name]))
+        for name, x in init_params().items()
+    }
+
+
+def replicated(tree, mesh):
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def expected_shardings(tx, state, mesh):
+    """The sharding of every leaf: a param's, with the axis of a history before it unsharded."""
+
+    def of_param(leaf, param, spec):
+        history = [None] * (leaf.ndim - param.ndim)
+        return NamedSharding(mesh, PartitionSpec(*history, *spec))
+
+    return optax.tree.map_params(
+        tx,
+        of_param,
+        state,
+        init_params(),
+        SPECS,
+        transform_non_params=lambda _: NamedSharding(mesh, PartitionSpec()),
+    )
+
+
+def assert_sharded_as_params(tx, params, state, mesh):
+    shardings = expected_shardings(tx, state, mesh)
+    for (path, leaf), expected in zip(
+        jax.tree.leaves_with_path(state), jax.tree.leaves(shardings), strict=True
+    ):
+        # What has no sharded axis may also sit on one device, from where jit takes it anywhere.
+        one_device = leaf.sharding.is_fully_replicated and expected.is_fully_replicated
+        assert one_device or leaf.sharding.is_equivalent_to(expected, leaf.ndim), (
+            jax.tree_util.keystr(path),
+            leaf.sharding,
+        )
+    for name, leaf in params.items():
+        assert leaf.sharding.is_equivalent_to(NamedSharding(mesh, SPECS[name]), leaf.ndim)
+
+
+def types(tree):
+    return jax.tree.map(jax.typeof, tree)
+
+
+def train(tx, params, state, mesh, steps=10):
+    """Trains on the mesh; checks types and shardings; returns params and the number of traces."""
+    traces = []
+
+    @jax.jit
+    def one_step(params, state, batch):
+        traces.append(None)
+        return take_step(tx, params, state, batch)[:2]
+
+    assert_sharded_as_params(tx, params, state, mesh)
+    for k in range(steps):
+        before = types((params, state))
+        # Eight devices share the threads of a few cores: steps in flight together may starve.
+        params, state = jax.block_until_ready(one_step(params, state, replicated(batch(k), mesh)))
+        assert_sharded_as_params(tx, params, state, mesh)
+        # Scalars that init made outside of any mesh enter it with the first step.
+        if k > 0:
+            assert types((params, state)) == before
+    assert types(naqopt.eval_params(state, params)) == types(params)
+    return jax.device_get(params), len(traces)
+
+
+def assert_trained_as_on_one_device(row, params):
+    chex.assert_trees_all_close(params, after(plain_run(row)[2], 10), rtol=1e-4, atol=1e-5)
+
+
+@EACH_ROW
+@pytest.mark.parametrize("case", ["eager_init", "jitted_init", "eager_init_with_set_mesh"])
+def test_automatic_mesh(row, case):
+    """Params sharded over eight devices train as those on one."""
+    tx, mesh = transformation(row), mesh_of(AxisType.Auto)
+    params = sharded_params(mesh)
+    with jax.set_mesh(mesh) if case == "eager_init_with_set_mesh" else contextlib.nullcontext():
+        init = tx.init
+        if case == "jitted_init":
+            # A compiled init does not read the params, so that it has to be told where they are.
+            shardings = expected_shardings(tx, jax.eval_shape(tx.init, params), mesh)
+            init = jax.jit(tx.init, out_shardings=shardings)
+        params, traces = train(tx, params, init(params), mesh)
+    # Eagerly made scalars enter the mesh with the first step, which costs Optax's own optimizers a
+    # second trace too.
+    assert traces == (2 if case == "eager_init" else 1)
+    assert_trained_as_on_one_device(row, params)
+
+
+@EACH_ROW
+@pytest.mark.parametrize("jitted_init", [False, True], ids=["eager_init", "jitted_init"])
+def test_explicit_mesh(row, jitted_init):
+    """Nothing has to be told: the sharding is part of the params' type and so of the state's."""
+    tx, mesh = transformation(row), mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        params = sharded_params(mesh)
+        state = (jax.jit(tx.init) if jitted_init else tx.init)(params)
+        abstract = jax.eval_shape(tx.init, params)
+        for leaf, shape in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
+            assert leaf.sharding.is_fully_replicated or jax.typeof(leaf) == jax.typeof(shape)
+        params, traces = train(tx, params, state, mesh)
+    assert traces == 1
+    assert_trained_as_on_one_device(row, params)
+
+
+@EACH_ROW
+def test_a_checkpoint_keeps_every_bit_and_training_goes_on_as_if_uninterrupted(row, tmp_path):
+    tx, half = transformation(row), STEPS // 2 + 1  # within a cycle
+    points = states_of_plain_run(row, STEPS)
+    saved = dict(zip(("params", "state"), points[half], strict=True))
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "step", saved)
+        checkpointer.wait_until_finished()
+        abstract = jax.eval_shape(lambda p: {"params": p, "state": tx.init(p)}, init_params())
+        restored = checkpointer.restore(tmp_path / "step", abstract)
+    chex.assert_trees_all_equal_structs(restored, saved)
+    chex.assert_trees_all_equal(restored, saved)
+    assert types(restored) == types(saved)
+    params, state = restored["params"], restored["state"]
+    for k in range(half, STEPS):
+        params, state = step(tx, params, state, batch(k))
+    chex.assert_trees_all_equal((params, state), points[-1])
