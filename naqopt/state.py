@@ -74,7 +74,8 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
 
     Args:
       state: the optimizer's state; states of this library are found by type inside `optax.chain`,
-        `masked`, `partition`, `inject_hyperparams`, `apply_if_finite` and `MultiSteps`.
+        `masked`, `partition`, `inject_hyperparams`, `apply_if_finite` and `MultiSteps`. Of a
+        `flax.nnx.Optimizer` pass `nnx.as_pure(optimizer.opt_state)`.
       params: the params that belong to this state, that is, after `optax.apply_updates`.
 
     Returns:
@@ -124,7 +125,9 @@ def _subtract(params: Tree, displacement: Tree) -> Tree:
         return jax.tree.map(subtract, displacement, params, is_leaf=masked)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"naqopt.eval_params: `params` are not the params that this state was made for: {error}"
+            "naqopt.eval_params: `params` are not the params that this state was made for (under "
+            "flax.nnx.Optimizer pass nnx.as_pure(optimizer.opt_state) and "
+            f"nnx.as_pure(nnx.state(model, nnx.Param))): {error}"
         ) from error
 
 
@@ -132,7 +135,8 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
     """Returns the scalars of the state's `Info` as a flat dict for a logger.
 
     Args:
-      state: the optimizer's state, wrapped or not.
+      state: the optimizer's state, wrapped or not; `nnx.as_pure(optimizer.opt_state)` of a
+        `flax.nnx.Optimizer`.
 
     Returns:
       A dict from the names of `naqopt.state.Info`'s fields to scalars. Where several states of this

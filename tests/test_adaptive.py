@@ -11,6 +11,7 @@ import pytest
 from reference import adaptive, network
 
 import naqopt
+from naqopt.optimizers import _cycle
 
 FACTORIES = {"adaqn": naqopt.adaqn, "asnaq": naqopt.asnaq}
 TAKE_STEP = {"adaqn": adaptive.adaqn_step, "asnaq": adaptive.asnaq_step}
@@ -233,3 +234,33 @@ def test_schedule_is_handed_the_steps_taken_before(x64):
         reference = adaptive.asnaq_step(reference, loss, grad, **settings)
         assert difference(as_reference("asnaq", params, state), reference) < 1e-12
         np.testing.assert_allclose(state.info.step_size, 0.1 / (1 + k), rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "worse"),
+    [
+        (1.0, 1.0, False),
+        (1.009, 1.0, False),
+        (1.011, 1.0, True),
+        (-1.0, -1.0, False),  # γ E_o = -1.01 would call this worse
+        (-0.991, -1.0, False),
+        (-0.989, -1.0, True),
+        (0.0, 0.0, False),
+        (1e-30, 0.0, True),
+        (np.nan, 1.0, True),
+        (np.inf, 1.0, True),
+        (-np.inf, 1.0, True),
+        (1.0, np.nan, False),
+        (1.0, np.inf, False),
+        (1.0, -np.inf, False),
+        (np.nan, np.nan, True),
+        (np.inf, np.inf, True),
+    ],
+)
+def test_which_loss_is_worse(new, old, worse):
+    def loss(point):
+        return point["loss"]
+
+    points = {"loss": jnp.float32(new)}, {"loss": jnp.float32(old)}
+    assert bool(_cycle._worse(loss, *points, 1.01)) is worse
+    assert adaptive.is_worse(new, old, 1.01) is worse
