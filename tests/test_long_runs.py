@@ -1,0 +1,51 @@
+"""20,000 steps on noisy data: nothing drifts, overflows or comes to a stop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optimizer_table import EACH_ROW, init_params, regression_loss, stacked_batches, total_loss
+
+import naqopt
+
+STEPS = 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@EACH_ROW
+def test_twenty_thousand_steps(row, dtype):
+    tx = row.factory(**row.arguments)
+    inputs, targets = jax.tree.map(jnp.asarray, stacked_batches())
+
+    @jax.jit
+    def run(params, state):
+        def body(carry, k):
+            params, state = carry
+            batch = inputs[k % len(inputs)], targets[k % len(targets)]
+
+            def loss(p):
+                return regression_loss(jax.tree.map(lambda x: x.astype(jnp.float32), p), batch)
+
+            grads = jax.grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value_fn=loss)
+            params = optax.apply_updates(params, updates)
+            return (params, state), total_of(naqopt.eval_params(state, params))
+
+        return jax.lax.scan(body, (params, state), jnp.arange(STEPS))
+
+    def total_of(params):
+        params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+        return regression_loss(params, (inputs, targets))
+
+    params = init_params(dtypes=jnp.dtype(dtype))
+    (params, state), losses = run(params, tx.init(params))
+    assert np.all(np.isfinite(losses))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+    assert int(state.count) == STEPS
+    cycles = STEPS // row.arguments["cycle_length"] - 1
+    events = state.info.pairs_stored + state.info.pairs_refused + state.info.restorations
+    assert int(events) == cycles
+    assert np.median(losses[-1000:]) < 0.5 * total_loss(init_params())
+    assert int(state.info.pairs_stored) > 100
