@@ -16,12 +16,14 @@ from optimizer_table import (
     STEPS,
     init_params,
     regression_loss,
+    run,
     stacked_batches,
     total_loss,
     transformation,
 )
 
 import naqopt
+from naqopt.optimizers import _cycle
 
 KINDS = {
     "caller's gradient NaN": 1,
@@ -107,3 +109,26 @@ def test_training_goes_on_after_it(row, kind):
     for fault_step in range(STEPS):
         final = total_loss(jax.tree.map(lambda x: x[index, fault_step], iterates))  # noqa: B023
         assert final < 0.9 * initial, fault_step
+
+
+@EACH_ROW
+def test_a_learning_rate_that_is_not_finite_refuses_the_step(row):
+    rate = row.arguments["learning_rate"]
+    for bad in (jnp.nan, jnp.inf):
+        tx = transformation(row, learning_rate=lambda k, bad=bad: jnp.where(k == 5, bad, rate))
+        params, state, path = run(tx, init_params(), stacked_batches())
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((params, state, path)))
+        info = naqopt.diagnostics(state)
+        assert int(info["steps_refused"]) == 1
+        assert total_loss(naqopt.eval_params(state, params)) < 0.9 * total_loss(init_params())
+
+
+def test_a_direction_that_is_not_finite_falls_back_to_the_gradient():
+    g = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
+    product = {"a": jnp.array([jnp.inf, jnp.nan]), "b": jnp.array(1.0)}
+    direction = _cycle.descent(product, jnp.array(jnp.nan), g)
+    np.testing.assert_allclose(direction["a"], [-0.6, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(direction["b"], -0.8, rtol=1e-6)
+    zero = jax.tree.map(jnp.zeros_like, g)
+    direction = _cycle.descent(zero, jnp.array(0.0), zero)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(direction))

@@ -214,7 +214,10 @@ def end_cycle(
 def count_events(
     info: Info, taken: Scalar, refused: Scalar, verdict: Verdict, **scalars: Scalar
 ) -> Info:
-    """Moves the counters and sets the scalars; of a skipped step only `steps_skipped` moves."""
+    """Moves the counters and sets the scalars; of a skipped step only `steps_skipped` moves.
+
+    A scalar that is not finite keeps its last value: its step was refused or fell back.
+    """
 
     def add(counter: jax.Array, event: Scalar) -> jax.Array:
         return jnp.where(event, optax.safe_increment(counter), counter)
@@ -224,7 +227,10 @@ def count_events(
         pairs_refused=add(info.pairs_refused, verdict.passed & ~verdict.stored),
         restorations=add(info.restorations, verdict.restored),
         steps_refused=add(info.steps_refused, refused),
-        **scalars,
+        **{
+            name: jnp.where(jnp.isfinite(new), new, getattr(info, name))
+            for name, new in scalars.items()
+        },
     )
     skipped = info._replace(steps_skipped=add(info.steps_skipped, ~taken))
     return _tree.where(taken, counted, skipped)
