@@ -280,7 +280,8 @@ def asnaq(
 
     Args:
       learning_rate: α ≥ 0, the length of a step before momentum, in the params' units; a number or
-        an Optax schedule of the number of steps taken before (default: the paper's).
+        an Optax schedule of the number of steps taken before (default: the paper's). Tune it: the
+        best of our experiments lie between 0.003 and 1.
       min_momentum: μ_min, the momentum at the start, 0 ≤ μ_min ≤ μ_max (default: the paper's).
       max_momentum: μ_max < 1 (default: the paper's).
       momentum_factor: φ ≥ 1 (default: the paper's).
