@@ -260,8 +260,8 @@ def asnaq(
 
     Every :math:`L` steps, with :math:`w_n, v_n` the means of the cycle and :math:`w_o, v_o` the
     anchor: where the loss on this batch has risen, :math:`E(w_n) > \gamma E(w_o)`, all pairs and
-      gradients are forgotten,
-    :math:`w^+, v^+ = w_o, v_o` and :math:`\mu = \max(\mu/\phi, \mu_{min})`; otherwise
+    gradients are forgotten, :math:`w^+, v^+ = w_o, v_o` and
+    :math:`\mu = \max(\mu/\phi, \mu_{min})`; otherwise
     :math:`\mu = \min(\mu\phi, \mu_{max})`, the anchor moves to :math:`w_n, v_n`, and with :math:`F`
     the last :math:`m_F` gradients :math:`g^+` as rows
 
