@@ -336,12 +336,10 @@ def asnaq(
 
     Costs two gradients a step, the caller's included (one with `single_gradient`), and two losses a
     cycle; 2 m_L + m_F + 6 copies of the params (126 by default). What is chained *behind* it must
-    not change the
-    updates: pairs and `eval_params` would be wrong. Clip in front. bfloat16 params stall under its
-      small
-    normalised steps: keep the params in float32 and compute in bfloat16. Under
-    `optax.inject_hyperparams` name `memory_size`, `fisher_size`, `cycle_length` and `history_dtype`
-    static.
+    not change the updates: pairs and `eval_params` would be wrong. Clip in front. bfloat16 params
+    stall under its small normalised steps: keep the params in float32 and compute in bfloat16.
+    Under `optax.inject_hyperparams` name `memory_size`, `fisher_size`, `cycle_length` and
+    `history_dtype` static.
     """
     settings = Settings(
         optimizer="asnaq",
