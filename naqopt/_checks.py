@@ -13,6 +13,8 @@ import numpy as np
 
 from naqopt._tree import Tree
 
+SMALLEST = float(np.finfo(np.float32).tiny)  # what does not vanish in float32
+
 
 def number(
     optimizer: str,
@@ -25,6 +27,10 @@ def number(
     high_open: bool = False,
 ) -> None:
     """Raises a ValueError unless a concrete number lies between the bounds."""
+    if np.shape(value) != ():
+        raise ValueError(
+            f"naqopt.{optimizer}: `{name}` must be a single number, got shape {np.shape(value)}."
+        )
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number, np.ndarray)):
         if isinstance(value, jax.Array):
             return
@@ -116,14 +122,20 @@ def params(optimizer: str, tree: Tree) -> Tree:
     return arrays
 
 
+def _remedy(name: str) -> str:
+    if name == "params":
+        return "; call tx.init(params) again after changing the params"
+    return "; pass what jax.grad of the loss by these params returns"
+
+
 def same_structure(optimizer: str, name: str, tree: Tree, expected: Tree) -> None:
     """Raises a ValueError where a tree has not the structure and shapes that init was given."""
     found: Any = jax.tree.structure(tree)
     wanted: Any = jax.tree.structure(expected)
     if found != wanted:
         raise ValueError(
-            f"naqopt.{optimizer}: `{name}` has another structure than the params given to init; "
-            f"call tx.init(params) again after changing the params. Got {found}, expected {wanted}."
+            f"naqopt.{optimizer}: `{name}` has another structure than the params given to init"
+            f"{_remedy(name)}. Got {found}, expected {wanted}."
         )
     for (path, leaf), reference in zip(
         jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True
@@ -131,6 +143,6 @@ def same_structure(optimizer: str, name: str, tree: Tree, expected: Tree) -> Non
         if jnp.shape(leaf) != reference.shape:
             raise ValueError(
                 f"naqopt.{optimizer}: `{name}{jax.tree_util.keystr(path)}` has shape "
-                f"{jnp.shape(leaf)}, but the params given to init had {reference.shape} there; "
-                "call tx.init(params) again after changing the params."
+                f"{jnp.shape(leaf)}, but the params given to init had {reference.shape} there"
+                f"{_remedy(name)}."
             )

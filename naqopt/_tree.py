@@ -149,8 +149,13 @@ def add(a: Tree, b: Tree) -> Tree:
 
 
 def subtract(a: Tree, b: Tree) -> Tree:
-    """Returns a − b in the dtypes of a."""
-    return jax.tree.map(lambda x, y: x - y.astype(x.dtype), a, b)
+    """Returns a − b in the dtypes of a; 0 where both are the same infinity (a mask, say)."""
+
+    def difference(x: jax.Array, y: jax.Array) -> jax.Array:
+        y = y.astype(x.dtype)
+        return jnp.where(x == y, 0, x - y)
+
+    return jax.tree.map(difference, a, b)
 
 
 def cast_to(dtype: Any, x: jax.Array) -> jax.Array:

@@ -104,6 +104,11 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
         )
     for node in found:
         if hasattr(node, "lookahead"):
+            if node.info.momentum.ndim:
+                raise ValueError(
+                    "naqopt.eval_params: the state is that of several runs under vmap; call "
+                    "jax.vmap(naqopt.eval_params)(state, params)."
+                )
             params = _subtract(params, node.lookahead())
     return params
 

@@ -132,3 +132,17 @@ def test_a_direction_that_is_not_finite_falls_back_to_the_gradient():
     zero = jax.tree.map(jnp.zeros_like, g)
     direction = _cycle.descent(zero, jnp.array(0.0), zero)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(direction))
+
+
+@EACH_ROW
+def test_an_infinite_parameter_that_never_moves_stays(row):
+    """A mask of -inf among the params: restorations must not make inf - inf of it."""
+    tx = transformation(row, learning_rate=1.0)
+    params = {**init_params(), "mask": jnp.array([-jnp.inf, 0.0])}
+
+    def loss(p, batch):
+        return regression_loss({name: p[name] for name in ("bias", "gain", "weight")}, batch)
+
+    params, state, _ = run(tx, params, stacked_batches(), loss=loss)
+    np.testing.assert_array_equal(params["mask"], [-np.inf, 0.0])
+    assert int(state.info.restorations) > 0

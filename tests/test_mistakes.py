@@ -198,3 +198,45 @@ def test_eval_params_of_other_params():
     for shape in ((2, 5), (1, 3)):
         with pytest.raises(ValueError, match="not the params that this state was made for"):
             naqopt.eval_params(state, {"w": jnp.ones(shape), "b": jnp.zeros(3)})
+
+
+@BOTH
+def test_init_of_nothing_and_update_of_something(factory):
+    tx = factory(**SMALL)
+    with pytest.raises(ValueError, match="`updates` has another structure"):
+        tx.update(PARAMS, tx.init({}), PARAMS, value_fn=loss)
+
+
+@BOTH
+def test_learning_rates_that_are_no_single_number(factory):
+    for rate in (np.array([0.1]), jnp.array([0.1, 0.2])):
+        with pytest.raises(ValueError, match="`learning_rate` must be a single number"):
+            factory(rate)
+    with pytest.raises(ValueError, match=r"`learning_rate` must give one number, got shape \(1,\)"):
+        update(factory(lambda count: jnp.array([0.1]), **SMALL), value_fn=loss)
+
+
+@BOTH
+def test_eps_that_vanishes_in_float32(factory):
+    with pytest.raises(ValueError, match="`eps` must be a finite number in"):
+        factory(eps=1e-50)
+
+
+def test_eval_params_of_a_vmapped_state_asks_for_vmap():
+    tx = naqopt.asnaq(**SMALL)
+    params = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
+    state = jax.vmap(tx.init)(params)
+    with pytest.raises(ValueError, match=r"jax\.vmap\(naqopt\.eval_params\)"):
+        naqopt.eval_params(state, params)
+    jax.vmap(naqopt.eval_params)(state, params)
+
+
+@BOTH
+def test_gradients_of_python_numbers(factory):
+    tx = factory(**SMALL)
+    params = {"w": 1.0}
+    grads = {"w": 2.0}
+    updates, _ = tx.update(
+        grads, tx.init(params), params, grad=grads, value_fn=lambda p: p["w"] ** 2
+    )
+    assert updates["w"] < 0

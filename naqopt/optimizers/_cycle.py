@@ -39,7 +39,7 @@ class Settings(NamedTuple):
         name = self.optimizer
         _checks.learning_rate(name, self.learning_rate)
         _checks.number(name, "max_increase", self.max_increase, low=1)
-        _checks.number(name, "eps", self.eps, low=0, low_open=True)
+        _checks.number(name, "eps", self.eps, low=_checks.SMALLEST)
         if self.accumulator_decay is not None:
             _checks.number(name, "accumulator_decay", self.accumulator_decay, 0, 1, high_open=True)
         return self._replace(
@@ -100,6 +100,7 @@ def arguments(
     """
     name = settings.optimizer
     params = _checks.params(name, params)
+    updates, grad = jax.tree.map(jnp.asarray, (updates, grad))
     _checks.same_structure(name, "params", params, memory.accumulator)
     _checks.same_structure(name, "updates", updates, params)
     raw = _closures.raw_gradient(name, updates, grad)
@@ -133,7 +134,7 @@ def precondition(settings: Settings, memory: Memory, g: Tree) -> tuple[Tree, Sca
     h0 = jax.tree.map(
         lambda total: lax.rsqrt(total + settings.eps).astype(total.dtype), memory.accumulator
     )
-    product = lbfgs.two_loop(memory.pairs, g, h0)
+    product = _tree.cast_as(h0, lbfgs.two_loop(memory.pairs, g, h0))
     return product, jnp.sqrt(_tree.squared_norm(product)).astype(memory.pairs.products.dtype)
 
 
@@ -193,10 +194,10 @@ def end_cycle(
     )
     passed = compare & ~worse
 
-    s = jax.tree.map(jnp.subtract, mean, anchor)  # line 20
+    s = _tree.subtract(mean, anchor)  # line 20
 
     def fisher_product() -> tuple[Tree, Products]:
-        y = fisher_ring.product(memory.fisher, s)  # line 21
+        y = _tree.cast_as(s, fisher_ring.product(memory.fisher, s))  # line 21
         return y, pair_ring.products(memory.pairs, s, y)
 
     y, new = lax.cond(

@@ -114,8 +114,9 @@ def adaqn(
       eps: ε > 0, in H0 and in the test of a pair (default: the paper's).
       accumulator_decay: β in [0, 1) for :math:`G \leftarrow \beta G + (1-\beta) g^2` in place of
         the sum; the authors offer it as the RMS form.
-      history_dtype: dtype of the stored pairs and gradients, `jax.numpy.bfloat16` to halve them;
-        None for that of the params and at least float32.
+      history_dtype: dtype of the stored pairs and gradients, `jax.numpy.bfloat16` to halve
+        their place in the state (a CPU widens them to float32 while it works, so peak memory
+        does not fall there); None for that of the params and at least float32.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update` needs the extra argument `value_fn`,
@@ -188,6 +189,7 @@ def adaqn(
     ) -> tuple[optax.Updates, AdaqnState]:
         del extra_args
         if _tree.is_empty(state.anchor):
+            _checks.same_structure("adaqn", "updates", updates, state.anchor)
             return updates, state
         if monitor_fn is None:
             loss = _closures.loss("adaqn", "value_fn", value_fn)
@@ -202,7 +204,7 @@ def adaqn(
         alpha = schedules.evaluate(learning_rate, state.count, norm.dtype)
 
         # w⁺ = w − α H g; with a direction that is not finite the iterate stays and the pairs go.
-        refused = taken & ~(jnp.isfinite(norm) & jnp.isfinite(alpha))
+        refused = taken & ~jnp.isfinite(alpha * norm)
         memory = _cycle.forget_pairs(memory, refused)
         step = _tree.where(refused, _tree.zeros(product), _tree.scale(-alpha, product))
 
@@ -297,8 +299,9 @@ def asnaq(
       backoff: in (0, 1]; the step is α c, where c shrinks by this factor on a restoration, to 0.01
         at least, and grows back by it, to 1 at most, when a cycle passes (a variant of ours; 1.0 is
         the paper, 0.9 the value we measured).
-      history_dtype: dtype of the stored pairs and gradients, `jax.numpy.bfloat16` to halve them;
-        None for that of the params and at least float32.
+      history_dtype: dtype of the stored pairs and gradients, `jax.numpy.bfloat16` to halve
+        their place in the state (a CPU widens them to float32 while it works, so peak memory
+        does not fall there); None for that of the params and at least float32.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update` needs the extra argument `value_fn`,
@@ -387,6 +390,7 @@ def asnaq(
     ) -> tuple[optax.Updates, AsnaqState]:
         del extra_args
         if _tree.is_empty(state.anchor):
+            _checks.same_structure("asnaq", "updates", updates, state.anchor)
             return updates, state
         loss = _closures.loss("asnaq", "value_fn", value_fn)
         g, raw, params, taken = _cycle.arguments(settings, state.memory, updates, params, grad)

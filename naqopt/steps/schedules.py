@@ -12,4 +12,7 @@ import optax
 
 def evaluate(rate: optax.ScalarOrSchedule, count: jax.Array, dtype: Any) -> jax.Array:
     """Returns a learning rate, a number or a schedule of the 0-based count, as a scalar."""
-    return jnp.asarray(rate(count) if callable(rate) else rate, dtype)
+    value = jnp.asarray(rate(count) if callable(rate) else rate, dtype)
+    if value.shape != ():
+        raise ValueError(f"naqopt: `learning_rate` must give one number, got shape {value.shape}.")
+    return value
