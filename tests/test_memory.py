@@ -47,6 +47,20 @@ def test_bfloat16_history_halves_the_rings():
 
 
 @pytest.mark.parametrize("name", ROWS)
+def test_a_history_wider_than_the_params_widens_nothing_else(name, x64):
+    factory, arguments, _ = ROWS[name]
+    tx = factory(history_dtype=jnp.float64, **arguments)
+    params = {"a": jnp.zeros((4, 5), jnp.float32)}
+
+    def update(grads, state, params):
+        return tx.update(grads, state, params, value_fn=lambda p: jnp.sum(p["a"] ** 2))
+
+    state = jax.eval_shape(tx.init, params)
+    _, after = jax.eval_shape(update, params, state, params)
+    assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_temporaries_of_a_donated_update(name):
     """At d = 10⁶ at most 8 copies of the params beyond the gradient's own, and no ring copied."""
     factory, arguments, constant = ROWS[name]

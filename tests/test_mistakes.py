@@ -236,7 +236,6 @@ def test_gradients_of_python_numbers(factory):
     tx = factory(**SMALL)
     params = {"w": 1.0}
     grads = {"w": 2.0}
-    updates, _ = tx.update(
-        grads, tx.init(params), params, grad=grads, value_fn=lambda p: p["w"] ** 2
-    )
+    square = lambda p: p["w"] ** 2  # noqa: E731
+    updates, _ = tx.update(grads, tx.init(params), params, grad=grads, value_fn=square)
     assert updates["w"] < 0
