@@ -197,7 +197,7 @@ def end_cycle(
     s = _tree.subtract(mean, anchor)  # line 20
 
     def fisher_product() -> tuple[Tree, Products]:
-        y = _tree.cast_as(s, fisher_ring.product(memory.fisher, s))  # line 21
+        y = fisher_ring.product(memory.fisher, s)  # line 21
         return y, pair_ring.products(memory.pairs, s, y)
 
     y, new = lax.cond(
