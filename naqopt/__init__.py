@@ -1,6 +1,24 @@
-"""Nesterov- and momentum-accelerated quasi-Newton training for JAX, as Optax transformations."""
+"""Nesterov- and momentum-accelerated quasi-Newton training as Optax gradient transformations."""
 
 from naqopt.optimizers.adaptive import adaqn, asnaq
+from naqopt.optimizers.full_batch import bfgs, mnaq, moq, naq
+from naqopt.optimizers.online import obfgs, omoq, onaq
 from naqopt.state import diagnostics, eval_params
+from naqopt.steps import schedules
+from naqopt.steps.line_search import armijo
 
-__all__ = ["adaqn", "asnaq", "diagnostics", "eval_params"]
+__all__ = [
+    "adaqn",
+    "armijo",
+    "asnaq",
+    "bfgs",
+    "diagnostics",
+    "eval_params",
+    "mnaq",
+    "moq",
+    "naq",
+    "obfgs",
+    "omoq",
+    "onaq",
+    "schedules",
+]

@@ -15,6 +15,24 @@ _EXAMPLE = (
 )
 
 
+def arguments(
+    optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tree | None
+) -> tuple[Tree, Tree, Tree, Scalar]:
+    """Returns updates, raw gradient, params and whether the gradients are finite.
+
+    Gradients that are not finite come back as zeros, so that nothing computed from them is lost
+    either. `like` is a tree of the structure and shapes that init was given.
+    """
+    params = _checks.params(optimizer, params)
+    updates, grad = jax.tree.map(jnp.asarray, (updates, grad))
+    _checks.same_structure(optimizer, "params", params, like)
+    _checks.same_structure(optimizer, "updates", updates, params)
+    raw = raw_gradient(optimizer, updates, grad)
+    finite = is_finite(updates) & is_finite(raw)
+    zeros = jax.tree.map(jnp.zeros_like, updates)
+    return _tree.where(finite, updates, zeros), _tree.where(finite, raw, zeros), params, finite
+
+
 def loss(
     optimizer: str, name: str, function: Callable[[Tree], Any] | None
 ) -> Callable[[Tree], Any]:

@@ -31,6 +31,11 @@ def is_empty(tree: Tree) -> bool:
     return not jax.tree.leaves(tree)
 
 
+def widen(tree: Tree) -> Tree:
+    """Returns the tree in at least float32."""
+    return jax.tree.map(lambda x: x.astype(accumulation_dtype(x.dtype)), tree)
+
+
 def zeros(tree: Tree) -> Tree:
     """Returns zeros of the tree's shapes in at least float32, sharded as the tree is."""
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=accumulation_dtype(x.dtype)), tree)
@@ -131,6 +136,32 @@ def set_row(history: Tree, index: Scalar, row: Tree, accept: Scalar) -> Tree:
         return rows.at[slot].set(cast_to(rows.dtype, new), mode="drop")
 
     return jax.tree.map(write, history, row)
+
+
+def row_like(history: Tree) -> Tree:
+    """Returns the shapes and dtypes of one row of a history."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), history)
+
+
+def ravel(tree: Tree) -> jax.Array:
+    """Returns all leaves one after the other as a vector, the same on every device."""
+    dtype = scalar_dtype(tree)
+
+    def flat(x: jax.Array) -> jax.Array:
+        sharding = _replicated(x.ndim, x)
+        x = x if sharding is None else jax.sharding.reshard(x, sharding)
+        return x.astype(dtype).reshape(-1)
+
+    return jnp.concatenate([flat(x) for x in jax.tree.leaves(tree)])
+
+
+def shard_like(like: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns x sharded as another array of its shape, where an explicit mesh wants to be told."""
+    return (
+        x
+        if _replicated(x.ndim, like) is None
+        else jax.sharding.reshard(x, jax.typeof(like).sharding)
+    )
 
 
 def where(condition: Scalar, a: Tree, b: Tree) -> Tree:

@@ -1,12 +1,14 @@
 """What users read from an optimizer's state, wherever Optax's wrappers have put it."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from naqopt._tree import Tree
+from naqopt import _tree
+from naqopt._tree import Scalar, Tree
 
 
 class Info(NamedTuple):
@@ -18,7 +20,9 @@ class Info(NamedTuple):
       restorations: returns to the last anchor because the loss had risen.
       steps_skipped: steps not taken because the caller's gradient was not finite.
       steps_refused: steps taken back because the optimizer's own gradient or direction was not
-        finite.
+        finite, or every trial of its line search failed.
+      searches_failed: line searches that ended without sufficient decrease.
+      search_trials: points at which the last line search evaluated the loss.
       step_size: α of the last step, schedules and back-off included.
       momentum: μ of the next step; 0 for methods without momentum.
       direction_norm: ‖H g‖ of the last step, before any normalisation.
@@ -29,6 +33,8 @@ class Info(NamedTuple):
     restorations: jax.Array
     steps_skipped: jax.Array
     steps_refused: jax.Array
+    searches_failed: jax.Array
+    search_trials: jax.Array
     step_size: jax.Array
     momentum: jax.Array
     direction_norm: jax.Array
@@ -42,10 +48,33 @@ def init_info(dtype: Any, momentum: Any = 0) -> Info:
         restorations=jnp.zeros((), jnp.int32),
         steps_skipped=jnp.zeros((), jnp.int32),
         steps_refused=jnp.zeros((), jnp.int32),
+        searches_failed=jnp.zeros((), jnp.int32),
+        search_trials=jnp.zeros((), jnp.int32),
         step_size=jnp.zeros((), dtype),
         momentum=jnp.array(momentum, dtype),
         direction_norm=jnp.zeros((), dtype),
     )
+
+
+def record(info: Info, taken: Scalar, events: Mapping[str, Scalar], **scalars: Scalar) -> Info:
+    """Moves the counters of events and sets scalars; of a skipped step only `steps_skipped` moves.
+
+    A scalar that is not finite keeps its last value: its step was refused or fell back.
+    """
+
+    def add(name: str, event: Scalar) -> jax.Array:
+        counter = getattr(info, name)
+        return jnp.where(event, optax.safe_increment(counter), counter)
+
+    recorded = info._replace(
+        **{name: add(name, event) for name, event in events.items()},
+        **{
+            name: jnp.where(jnp.isfinite(new), new, getattr(info, name))
+            for name, new in scalars.items()
+        },
+    )
+    skipped = info._replace(steps_skipped=add("steps_skipped", ~taken))
+    return _tree.where(taken, recorded, skipped)
 
 
 def _is_state(node: Any) -> bool:
@@ -103,8 +132,9 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
             "naqopt.eval_params: the arguments are swapped; call eval_params(state, params)."
         )
     for node in found:
-        if hasattr(node, "lookahead"):
-            if node.info.momentum.ndim:
+        # A method whose params are a look-ahead point keeps the momentum that it was made with.
+        if getattr(node, "momentum", None) is not None:
+            if node.momentum.ndim:
                 raise ValueError(
                     "naqopt.eval_params: the state is that of several runs under vmap; call "
                     "jax.vmap(naqopt.eval_params)(state, params)."

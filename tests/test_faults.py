@@ -23,7 +23,7 @@ from optimizer_table import (
 )
 
 import naqopt
-from naqopt.optimizers import _cycle
+from naqopt.steps.direction import descent
 
 KINDS = {
     "caller's gradient NaN": 1,
@@ -126,11 +126,11 @@ def test_a_learning_rate_that_is_not_finite_refuses_the_step(row):
 def test_a_direction_that_is_not_finite_falls_back_to_the_gradient():
     g = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
     product = {"a": jnp.array([jnp.inf, jnp.nan]), "b": jnp.array(1.0)}
-    direction = _cycle.descent(product, jnp.array(jnp.nan), g)
+    direction = descent(product, jnp.array(jnp.nan), g)
     np.testing.assert_allclose(direction["a"], [-0.6, 0.0], rtol=1e-6)
     np.testing.assert_allclose(direction["b"], -0.8, rtol=1e-6)
     zero = jax.tree.map(jnp.zeros_like, g)
-    direction = _cycle.descent(zero, jnp.array(0.0), zero)
+    direction = descent(zero, jnp.array(0.0), zero)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(direction))
 
 

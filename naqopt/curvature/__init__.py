@@ -1,1 +1,29 @@
 """What is known of the Hessian: pure state and pure functions, no Optax."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from naqopt._tree import Scalar, Tree
+
+
+class Curvature(NamedTuple):
+    """An approximation H of the inverse Hessian that learns from pairs (s, y).
+
+    As an Optax transformation is, it is made of pure functions; the state is whatever `init`
+    returns.
+
+    Attributes:
+      init: from the params to the state, which knows nothing yet.
+      rows: from a state to a history in it whose rows are like the params.
+      precondition: from a state, a gradient g and γ to H g; H is γ I while the state knows nothing.
+      update: from a state, s, y and whether to accept them to the next state and whether the pair
+        was stored. It must be finite and sᵀy > c ‖s‖². An argument more is the numerator of the γ
+        that the first pair sets, where it is not sᵀy.
+      clear: from a state and a condition to the state that knows nothing where the condition holds.
+    """
+
+    init: Callable[[Tree], Any]
+    rows: Callable[[Any], Tree]
+    precondition: Callable[[Any, Tree, Scalar], Tree]
+    update: Callable[[Any, Tree, Tree, Scalar, Scalar | None], tuple[Any, Scalar]]
+    clear: Callable[[Any, Scalar], Any]

@@ -9,12 +9,16 @@ References:
   Nocedal and Wright, *Numerical Optimization*, second edition, Algorithm 7.4.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
+from naqopt.curvature import Curvature
 from naqopt.curvature import pairs as ring
 from naqopt.curvature.pairs import Pairs
 
@@ -113,3 +117,39 @@ def two_loop(pairs: Pairs, g: Tree, h0: Scalar | Tree) -> Tree:
 
     e, _ = lax.scan(second_loop, none, newest_first, reverse=True)
     return jax.tree.map(jnp.add, r, _tree.history_sum(e, pairs.s))
+
+
+def limited_memory(
+    memory_size: int,
+    min_curvature: Any,
+    scale: Callable[[Pairs], Scalar] = ring.newest_scale,
+    dtype: Any = None,
+) -> Curvature:
+    """Returns the curvature that the last pairs hold, with H0 = γ I.
+
+    Args:
+      memory_size: m, how many pairs are kept.
+      min_curvature: c; a pair is stored if sᵀy > c ‖s‖².
+      scale: γ from the stored pairs: `pairs.newest_scale` or `pairs.mean_scale`.
+      dtype: of the stored pairs.
+
+    Returns:
+      A `Curvature` whose state is a ring of `Pairs`.
+    """
+
+    def init(params: Tree) -> Pairs:
+        return ring.init(params, memory_size, dtype)
+
+    def precondition(pairs: Pairs, g: Tree, first_scale: Scalar) -> Tree:
+        gamma = jnp.where(pairs.size > 0, scale(pairs), first_scale.astype(pairs.scales.dtype))
+        return two_loop(pairs, g, gamma)
+
+    def update(
+        pairs: Pairs, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None
+    ) -> tuple[Pairs, Scalar]:
+        del numerator  # γ is the newest pairs' at every step, not the first one's
+        new = ring.products(pairs, s, y)
+        stored = accept & ring.is_usable(new) & (new.sy > min_curvature * new.ss)
+        return ring.store(pairs, s, y, new, stored), stored
+
+    return Curvature(init, lambda pairs: pairs.s, precondition, update, ring.clear)

@@ -21,6 +21,7 @@ class Pairs(NamedTuple):
       s: history of differences of points, leaves of shape (m, *leaf.shape).
       y: history of differences of gradients, or of Fisher products, like s.
       products: (m, m) numbers s_iᵀy_j by slot; valid where j is not older than i.
+      scales: (m,) numbers s_iᵀy_i / y_iᵀy_i by slot, from which γ of H0 = γ I is made.
       size: how many pairs are stored, at most m.
       next: the slot that the next pair goes to.
     """
@@ -28,16 +29,19 @@ class Pairs(NamedTuple):
     s: Tree
     y: Tree
     products: jax.Array
+    scales: jax.Array
     size: jax.Array
     next: jax.Array
 
 
 def init(params: Tree, memory_size: int, dtype: Any = None) -> Pairs:
     """Returns a ring for `memory_size` pairs of the shapes of params, empty."""
+    scalars = _tree.scalar_dtype(params)
     return Pairs(
         s=_tree.empty_history(params, memory_size, dtype),
         y=_tree.empty_history(params, memory_size, dtype),
-        products=jnp.zeros((memory_size, memory_size), _tree.scalar_dtype(params)),
+        products=jnp.zeros((memory_size, memory_size), scalars),
+        scales=jnp.zeros((memory_size,), scalars),
         size=jnp.zeros((), jnp.int32),
         next=jnp.zeros((), jnp.int32),
     )
@@ -54,12 +58,27 @@ def newest_first(pairs: Pairs) -> jax.Array:
     return jnp.mod(pairs.next - 1 - jnp.arange(m, dtype=jnp.int32), m)
 
 
+def _filled(pairs: Pairs) -> jax.Array:
+    """Returns by slot whether it holds a pair."""
+    # The map from ages to slots is its own inverse, so that this gives the ages by slot.
+    return newest_first(pairs) < pairs.size
+
+
 def inverse_curvatures(pairs: Pairs) -> jax.Array:
     """Returns ρ_i = 1 / s_iᵀy_i by slot, 0 for an empty slot."""
-    m = memory_size(pairs)
-    age = jnp.mod(pairs.next - 1 - jnp.arange(m, dtype=jnp.int32), m)
-    filled = age < pairs.size
+    filled = _filled(pairs)
     return jnp.where(filled, 1 / jnp.where(filled, jnp.diagonal(pairs.products), 1), 0)
+
+
+def newest_scale(pairs: Pairs) -> Scalar:
+    """Returns sᵀy / yᵀy of the newest pair (Nocedal and Wright 7.20)."""
+    return pairs.scales[newest_first(pairs)[0]]
+
+
+def mean_scale(pairs: Pairs) -> Scalar:
+    """Returns the mean of sᵀy / yᵀy over the stored pairs (SVR-NAQ Eq. 15)."""
+    total = jnp.sum(jnp.where(_filled(pairs), pairs.scales, 0))
+    return total / jnp.maximum(pairs.size, 1).astype(total.dtype)
 
 
 class Products(NamedTuple):
@@ -117,11 +136,13 @@ def store(pairs: Pairs, s: Tree, y: Tree, new: Products, accept: Scalar) -> Pair
     # read for no pair: all the others are older than the new one.
     column = new.old_s_new_y.at[slot].set(new.sy)
     column = jnp.where(accept, column, pairs.products[:, slot])
+    scale = new.sy / jnp.maximum(new.yy, jnp.finfo(new.yy.dtype).tiny)
     moved = accept.astype(jnp.int32)
     return Pairs(
         s=_tree.set_row(pairs.s, slot, s, accept),
         y=_tree.set_row(pairs.y, slot, y, accept),
         products=pairs.products.at[:, slot].set(column),
+        scales=pairs.scales.at[slot].set(jnp.where(accept, scale, pairs.scales[slot])),
         size=jnp.minimum(pairs.size + moved, m),
         next=jnp.mod(slot + moved, m),
     )

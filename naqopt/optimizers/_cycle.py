@@ -11,14 +11,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from naqopt import _checks, _closures, _tree
+from naqopt import _checks, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import fisher as fisher_ring
 from naqopt.curvature import lbfgs
 from naqopt.curvature import pairs as pair_ring
 from naqopt.curvature.fisher import Fisher
 from naqopt.curvature.pairs import Pairs, Products
-from naqopt.state import Info
 
 
 class Settings(NamedTuple):
@@ -88,25 +87,6 @@ def init_memory(settings: Settings, params: Tree) -> Memory:
         pairs=pair_ring.init(params, settings.memory_size, dtype),
         fisher=fisher_ring.init(params, settings.fisher_size, dtype),
     )
-
-
-def arguments(
-    settings: Settings, memory: Memory, updates: Tree, params: Tree, grad: Tree | None
-) -> tuple[Tree, Tree, Tree, Scalar]:
-    """Returns updates, raw gradient, params and whether the gradients are finite.
-
-    Gradients that are not finite come back as zeros, so that nothing computed from them is lost
-    either.
-    """
-    name = settings.optimizer
-    params = _checks.params(name, params)
-    updates, grad = jax.tree.map(jnp.asarray, (updates, grad))
-    _checks.same_structure(name, "params", params, memory.accumulator)
-    _checks.same_structure(name, "updates", updates, params)
-    raw = _closures.raw_gradient(name, updates, grad)
-    finite = _closures.is_finite(updates) & _closures.is_finite(raw)
-    zeros = jax.tree.map(jnp.zeros_like, updates)
-    return _tree.where(finite, updates, zeros), _tree.where(finite, raw, zeros), params, finite
 
 
 def observe(settings: Settings, memory: Memory, g: Tree, accept: Scalar) -> Memory:
@@ -212,39 +192,14 @@ def end_cycle(
     return memory, Verdict(ending & ~worse, passed, worse, stored)
 
 
-def count_events(
-    info: Info, taken: Scalar, refused: Scalar, verdict: Verdict, **scalars: Scalar
-) -> Info:
-    """Moves the counters and sets the scalars; of a skipped step only `steps_skipped` moves.
-
-    A scalar that is not finite keeps its last value: its step was refused or fell back.
-    """
-
-    def add(counter: jax.Array, event: Scalar) -> jax.Array:
-        return jnp.where(event, optax.safe_increment(counter), counter)
-
-    counted = info._replace(
-        pairs_stored=add(info.pairs_stored, verdict.stored),
-        pairs_refused=add(info.pairs_refused, verdict.passed & ~verdict.stored),
-        restorations=add(info.restorations, verdict.restored),
-        steps_refused=add(info.steps_refused, refused),
-        **{
-            name: jnp.where(jnp.isfinite(new), new, getattr(info, name))
-            for name, new in scalars.items()
-        },
-    )
-    skipped = info._replace(steps_skipped=add(info.steps_skipped, ~taken))
-    return _tree.where(taken, counted, skipped)
-
-
-def descent(product: Tree, norm: Scalar, g: Tree) -> Tree:
-    """Returns d = −H g/‖H g‖; 0 for a zero gradient, and −g/‖g‖ where H g is not finite."""
-    usable = jnp.isfinite(norm)
-    length = jnp.where(usable, norm, jnp.sqrt(_tree.squared_norm(g)).astype(norm.dtype))
-    inverse = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
-    return jax.tree.map(
-        lambda h, x: -inverse.astype(h.dtype) * jnp.where(usable, h, x.astype(h.dtype)), product, g
-    )
+def events(refused: Scalar, verdict: Verdict) -> dict[str, Scalar]:
+    """Returns what happened, for the counters of `naqopt.state.Info`."""
+    return {
+        "pairs_stored": verdict.stored,
+        "pairs_refused": verdict.passed & ~verdict.stored,
+        "restorations": verdict.restored,
+        "steps_refused": refused,
+    }
 
 
 def next_sum(taken: Scalar, ended: Scalar, new: Tree, old: Tree) -> Tree:

@@ -17,8 +17,9 @@ from naqopt import _checks, _closures, _tree
 from naqopt._tree import Tree
 from naqopt.optimizers import _cycle
 from naqopt.optimizers._cycle import Memory, Settings
-from naqopt.state import Info, init_info
+from naqopt.state import Info, init_info, record
 from naqopt.steps import schedules
+from naqopt.steps.direction import descent
 
 
 class AdaqnState(NamedTuple):
@@ -195,13 +196,13 @@ def adaqn(
             loss = _closures.loss("adaqn", "value_fn", value_fn)
         else:
             loss = _closures.loss("adaqn", "monitor_fn", monitor_fn)
-        g, raw, params, taken = _cycle.arguments(settings, state.memory, updates, params, grad)
+        g, raw, params, taken = _closures.arguments("adaqn", state.anchor, updates, params, grad)
         count = optax.safe_increment(state.count)
 
         # F and G hold this step's gradient before H0 is used.
         memory = _cycle.observe(settings, state.memory, raw, taken)
         product, norm = _cycle.precondition(settings, memory, g)
-        alpha = schedules.evaluate(learning_rate, state.count, norm.dtype)
+        alpha = schedules.evaluate("learning_rate", learning_rate, state.count, norm.dtype)
 
         # w⁺ = w − α H g; with a direction that is not finite the iterate stays and the pairs go.
         refused = taken & ~jnp.isfinite(alpha * norm)
@@ -224,8 +225,12 @@ def adaqn(
             iterate_sum=_cycle.next_sum(taken, ended, iterate_sum, state.iterate_sum),
             anchor=_tree.where(anchored, mean, state.anchor),
             memory=memory,
-            info=_cycle.count_events(
-                state.info, taken, refused, verdict, step_size=alpha, direction_norm=norm
+            info=record(
+                state.info,
+                taken,
+                _cycle.events(refused, verdict),
+                step_size=alpha,
+                direction_norm=norm,
             ),
         )
         step = _tree.where(taken, step, _tree.zeros(step))
@@ -393,15 +398,18 @@ def asnaq(
             _checks.same_structure("asnaq", "updates", updates, state.anchor)
             return updates, state
         loss = _closures.loss("asnaq", "value_fn", value_fn)
-        g, raw, params, taken = _cycle.arguments(settings, state.memory, updates, params, grad)
+        g, raw, params, taken = _closures.arguments("asnaq", state.anchor, updates, params, grad)
         count = optax.safe_increment(state.count)
         mu = state.momentum
         dtype = mu.dtype
 
         # lines 2 to 4: the caller's gradient is the one at w + μ v
         product, norm = _cycle.precondition(settings, state.memory, g)
-        direction = _cycle.descent(product, norm, g)
-        alpha = schedules.evaluate(learning_rate, state.count, dtype) * state.step_scale
+        direction = descent(product, norm, g)
+        alpha = (
+            schedules.evaluate("learning_rate", learning_rate, state.count, dtype)
+            * state.step_scale
+        )
 
         # lines 5 and 6: w⁺ = (w + μ v) + α d, so that w itself is not needed
         step = _tree.scale(alpha, direction)
@@ -453,11 +461,10 @@ def asnaq(
             anchor=_tree.where(verdict.anchored, mean, state.anchor),  # line 27
             velocity_anchor=_tree.where(verdict.anchored, velocity_mean, state.velocity_anchor),
             memory=memory,
-            info=_cycle.count_events(
+            info=record(
                 state.info,
                 taken,
-                refused,
-                verdict,
+                _cycle.events(refused, verdict),
                 step_size=alpha,
                 momentum=momentum,
                 direction_norm=norm,

@@ -1,0 +1,147 @@
+"""The dense inverse Hessian of BFGS, d × d numbers.
+
+The matrix is kept as a history of d rows, each a tree like the params: row i is that of the i-th
+coordinate in the order of `jax.tree.leaves`. Products come out as trees, and a sharded parameter's
+columns stay where the parameter is.
+
+References:
+  Nocedal and Wright, *Numerical Optimization*, second edition, Equation 6.17.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from naqopt import _tree
+from naqopt._tree import Scalar, Tree
+from naqopt.curvature import Curvature
+
+MAX_BYTES = 4 * 2**30
+
+
+class Dense(NamedTuple):
+    """A dense matrix.
+
+    Attributes:
+      matrix: H, a history of d rows; leaves of shape (d, *leaf.shape).
+      size: how many pairs it holds.
+    """
+
+    matrix: Tree
+    size: jax.Array
+
+
+def init(optimizer: str, params: Tree) -> Dense:
+    """Returns a matrix that holds no pair.
+
+    Raises:
+      ValueError: if the matrix would take more than 4 GiB.
+    """
+    dtype = _tree.scalar_dtype(params)
+    d = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    if d * d * jnp.dtype(dtype).itemsize > MAX_BYTES:
+        raise ValueError(
+            f"naqopt.{optimizer}: `memory_size=None` keeps a dense matrix of {d:,} × {d:,} numbers,"
+            " which is more than 4 GiB. Keep curvature pairs instead: `memory_size=10`."
+        )
+    return Dense(_tree.empty_history(params, d, dtype), jnp.zeros((), jnp.int32))
+
+
+def multiply(dense: Dense, vector: Tree) -> Tree:
+    """Returns H times a vector; H is symmetric, so that its rows serve as columns."""
+    return _tree.history_combine(_tree.ravel(vector), dense.matrix)
+
+
+def _identity(matrix: Tree) -> Tree:
+    """Returns the identity in the layout of a matrix."""
+    leaves, structure = jax.tree.flatten(matrix)
+    offset, blocks = 0, []
+    for rows in leaves:
+        columns = math.prod(rows.shape[1:])
+        block = jnp.eye(len(rows), columns, -offset, rows.dtype).reshape(rows.shape)
+        blocks.append(_tree.shard_like(rows, block))
+        offset += columns
+    return jax.tree.unflatten(structure, blocks)
+
+
+def _add_symmetric(matrix: Tree, a: Tree, b: Tree) -> Tree:
+    """Returns the matrix + a bᵀ + b aᵀ."""
+    flat_a, flat_b = _tree.ravel(a), _tree.ravel(b)
+
+    def add(rows: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+        column = (len(rows), *[1] * x.ndim)
+        return rows + (flat_a.reshape(column) * y + flat_b.reshape(column) * x).astype(rows.dtype)
+
+    return jax.tree.map(add, matrix, a, b)
+
+
+def bfgs_update(
+    dense: Dense, s: Tree, y: Tree, accept: Scalar, min_curvature: Any, numerator: Scalar | None
+) -> tuple[Dense, Scalar]:
+    """Returns the matrix after the pair (s, y), and whether it was usable.
+
+    With ρ = 1/sᵀy the update H⁺ = (I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ, multiplied out::
+
+        H⁺ = H + s uᵀ + u sᵀ,   u = ½ ρ (1 + ρ yᵀH y) s − ρ H y
+
+    Before the first pair H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy.
+    """
+    dtype = jax.tree.leaves(dense.matrix)[0].dtype
+    sy, yy, ss = (product.astype(dtype) for product in (_tree.dot(s, y), *map(_squared, (y, s))))
+    tiny = jnp.finfo(dtype).tiny
+    finite = jnp.isfinite(ss) & jnp.isfinite(yy) & jnp.isfinite(sy)
+    stored = accept & finite & (sy > min_curvature * ss) & (sy >= tiny)
+
+    # A refused pair becomes zeros, which leave the matrix as it is.
+    s, y = (_tree.where(stored, x, jax.tree.map(jnp.zeros_like, x)) for x in (s, y))
+    rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
+    gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
+    first = stored & (dense.size == 0)
+    start = jax.tree.map(
+        lambda rows, unit: jnp.where(first, gamma.astype(dtype) * unit, rows),
+        dense.matrix,
+        _identity(dense.matrix),
+    )
+    hy = _tree.where(first, _tree.scale(gamma, y), multiply(dense, y))
+    factor = 0.5 * rho * (1 + rho * _tree.dot(y, hy).astype(dtype))
+    u = jax.tree.map(lambda x, h: factor.astype(x.dtype) * x - rho.astype(x.dtype) * h, s, hy)
+    size = dense.size + stored.astype(jnp.int32)
+    return Dense(_add_symmetric(start, s, u), size), stored
+
+
+def _squared(tree: Tree) -> Scalar:
+    return _tree.squared_norm(tree)
+
+
+def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
+    """Returns the curvature that a dense matrix holds.
+
+    Args:
+      optimizer: the call's name, for messages.
+      min_curvature: c; a pair is used if sᵀy > c ‖s‖².
+
+    Returns:
+      A `Curvature` whose state is a `Dense`.
+    """
+
+    def precondition(dense: Dense, g: Tree, first_scale: Scalar) -> Tree:
+        g = _tree.widen(g)
+        return _tree.where(dense.size > 0, multiply(dense, g), _tree.scale(first_scale, g))
+
+    def update(
+        dense: Dense, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None
+    ) -> tuple[Dense, Scalar]:
+        return bfgs_update(dense, s, y, accept, min_curvature, numerator)
+
+    def clear(dense: Dense, condition: Scalar) -> Dense:
+        return dense._replace(size=jnp.where(condition, 0, dense.size))
+
+    return Curvature(
+        lambda params: init(optimizer, params),
+        lambda dense: dense.matrix,
+        precondition,
+        update,
+        clear,
+    )

@@ -1,0 +1,377 @@
+"""BFGS, NAQ, MoQ and mNAQ: full-batch training, limited memory or dense.
+
+Recipes of the core in `quasi_newton`, which tells how they differ.
+"""
+
+from typing import Any
+
+import optax
+
+from naqopt import _checks
+from naqopt.curvature import pairs
+from naqopt.optimizers.quasi_newton import (
+    Method,
+    check_momentum,
+    convergent_difference,
+    curvature_of,
+    plain_difference,
+    step_length_of,
+    transformation,
+)
+from naqopt.steps.line_search import armijo, explicit
+from naqopt.steps.schedules import Momentum
+
+_MIN_CURVATURE = 1e-8
+
+
+def _difference(optimizer: str, convergence_term: Any) -> Any:
+    _checks.flag(optimizer, "convergence_term", convergence_term)
+    return convergent_difference if convergence_term else plain_difference
+
+
+def bfgs(
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    *,
+    memory_size: int | None = 10,
+    linesearch: optax.GradientTransformationExtraArgs | None = armijo(),  # noqa: B008
+    convergence_term: bool = False,
+    history_dtype: Any = None,
+    store_grad: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Limited-memory BFGS (dense with `memory_size=None`).
+
+    .. math::
+      d = -H \nabla E(w), \qquad w^+ = w + \alpha d, \qquad
+      s = w^+ - w, \qquad y = \nabla E(w^+) - \nabla E(w)
+
+    with :math:`\alpha` by the line search and :math:`H` from the last pairs :math:`(s, y)` with
+    :math:`s^\top y > 10^{-8} \lVert s \rVert^2`, from :math:`H_0 = \gamma I` with
+    :math:`\gamma = s^\top y / y^\top y` of the newest, and
+    :math:`\min(1, 1/\lVert\nabla E(w)\rVert)` before the first. The pair of a step is formed when
+    the next gradient arrives, so that a step takes one gradient.
+
+    With `linesearch=optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")` it is
+    `optax.lbfgs`, except that pairs of negative curvature are refused and bad steps survived.
+
+    Args:
+      learning_rate: what d is scaled by, a number ≥ 0 or an Optax schedule of the number of steps
+        taken before; None for 1. With `linesearch=None` it is the step length.
+      memory_size: m ≥ 1, curvature pairs kept (default: Optax's); None for the dense matrix of
+        d × d numbers, up to 4 GiB.
+      linesearch: one of Optax's line searches (default: the papers', `naqopt.armijo`), or None.
+      convergence_term: whether y has mNAQ's term, see `naqopt.naq` (BFGS of the papers has not;
+        mNAQ's authors call it mBFGS with the term).
+      history_dtype: dtype of the stored pairs, `jax.numpy.bfloat16` to halve their place; None for
+        that of the params and at least float32.
+      store_grad: whether value and gradient at the new params are kept in the state, where
+        `optax.value_and_grad_from_state` finds them. For deterministic losses alone: with another
+        batch they would be another loss's.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`. With a line search its `update` needs the extra
+      argument `value_fn`, the loss as a function of the params, and uses `value`, the loss at the
+      params, where it is given. A gradient that is not finite changes nothing but a counter in
+      `naqopt.diagnostics`; where every trial of the line search is not finite the params stay, the
+      pairs are forgotten, and the next search starts from 1.
+
+    Raises:
+      ValueError: for a number out of range, neither learning rate nor line search, or a dense
+        matrix of more than 4 GiB; by `update` for a missing `value_fn` or `params`, a loss that is
+        no scalar, or params of another structure than init had.
+      TypeError: for a `memory_size` that is no int, a `linesearch` that is none, and complex or
+        integer params.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, naqopt, optax
+      >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, -2.0])) ** 4) + jnp.prod(p) ** 2
+      >>> params = jnp.zeros(2)
+      >>> tx = naqopt.bfgs()
+      >>> state = tx.init(params)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...   value, grad = jax.value_and_grad(loss)(params)
+      ...   updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+      ...   return optax.apply_updates(params, updates), state
+      >>> for _ in range(20):
+      ...   params, state = step(params, state)
+      >>> print(f"{jnp.linalg.norm(jax.grad(loss)(params)):.3f}")
+      0.000
+
+    References:
+      Nocedal and Wright, *Numerical Optimization*, second edition, Algorithms 6.1 and 7.5.
+
+    Costs one gradient a step, the caller's, and a loss a trial of the line search; 2 m + 2 copies
+    of the params (22 by default), one more with `store_grad`. Not for mini-batches, whose gradients
+    differ by noise: take `naqopt.obfgs` or `naqopt.onaq`. Under `optax.inject_hyperparams` name
+    `memory_size` and `history_dtype` static.
+    """
+    _checks.flag("bfgs", "store_grad", store_grad)
+    return transformation(
+        Method(
+            optimizer="bfgs",
+            curvature=curvature_of(
+                "bfgs", memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
+            ),
+            two_gradients=False,
+            step_length=step_length_of("bfgs", learning_rate, linesearch),
+            learning_rate=learning_rate,
+            momentum=None,
+            difference=_difference("bfgs", convergence_term),
+            normalize=False,
+            scale_first=True,
+            store_grad=store_grad,
+        )
+    )
+
+
+def naq(
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    *,
+    momentum: Momentum = 0.9,
+    memory_size: int | None = 10,
+    linesearch: optax.GradientTransformationExtraArgs | None = armijo(),  # noqa: B008
+    convergence_term: bool = True,
+    history_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""NAQ and LNAQ: BFGS with Nesterov's accelerated gradient, limited memory or dense.
+
+    .. math::
+      \hat w &= w + \mu v, & \hat g &= \nabla E(\hat w), & d &= -H \hat g, \\
+      v^+ &= \mu v + \alpha d, & w^+ &= w + v^+, & s &= w^+ - \hat w, \\
+      y &= \varepsilon + \xi s, & \varepsilon &= \nabla E(w^+) - \hat g, &
+      \xi &= \omega \lVert \hat g \rVert
+      + \max\left(-\frac{\varepsilon^\top s}{\lVert s \rVert^2}, 0\right)
+
+    with :math:`\alpha` by the line search from :math:`\hat w` along :math:`d`, :math:`H` as in
+    `naqopt.bfgs`, and :math:`\omega = 2` where :math:`\lVert \hat g \rVert^2 > 10^{-2}`, else 100.
+
+    **The params are the look-ahead point** :math:`\hat w`; `naqopt.eval_params(state, params)`
+    gives :math:`w`.
+
+    Args:
+      learning_rate: as in `naqopt.bfgs`.
+      momentum: μ in [0, 1), or a schedule of the number of steps taken before (default: one of the
+        papers', who take 0.8 to 0.95); LNAQ's authors use `naqopt.schedules.nesterov_momentum()`.
+      memory_size: as in `naqopt.bfgs`; None is NAQ, a number LNAQ.
+      linesearch: as in `naqopt.bfgs`. A search that computes gradients, such as
+        `optax.scale_by_zoom_linesearch`, spares the second gradient of the step.
+      convergence_term: whether y has the term ξ s (default: the authors' code; without it NAQ
+        diverges on Rosenbrock's function for large momenta).
+      history_dtype: as in `naqopt.bfgs`.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` that is called as `naqopt.bfgs`'s, takes `grad_fn`,
+      the loss's gradient, where that is not to be derived from `value_fn`, and measures curvature
+      by `grad`, the raw gradient at params, where transformations in front have changed the
+      updates. If the second gradient is not finite, the iterate stays, the velocity is zeroed and
+      the pairs are forgotten.
+
+    Raises:
+      ValueError: as `naqopt.bfgs`, and for a momentum outside [0, 1).
+      TypeError: as `naqopt.bfgs`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, naqopt, optax
+      >>> rosenbrock = lambda p: 100 * (p[1] - p[0] ** 2) ** 2 + (1 - p[0]) ** 2
+      >>> params = jnp.array([-1.2, 1.0])
+      >>> tx = naqopt.naq(momentum=0.8)
+      >>> state = tx.init(params)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...   value, grad = jax.value_and_grad(rosenbrock)(params)
+      ...   updates, state = tx.update(
+      ...     grad, state, params, value=value, grad=grad, value_fn=rosenbrock)
+      ...   return optax.apply_updates(params, updates), state
+      >>> for _ in range(150):
+      ...   params, state = step(params, state)
+      >>> print(naqopt.eval_params(state, params).round(2))
+      [1. 1.]
+
+    References:
+      Ninomiya, *A novel quasi-Newton-based optimization for neural network training incorporating
+      Nesterov's accelerated gradient*, NOLTA 8(4), 289-301, 2017.
+
+    Costs two gradients a step, the caller's included, and a loss a trial of the line search; 2 m +
+    1 copies of the params (21 by default). Not for mini-batches: take `naqopt.onaq`. Under
+    `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
+    """
+    check_momentum("naq", momentum)
+    return transformation(
+        Method(
+            optimizer="naq",
+            curvature=curvature_of(
+                "naq", memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
+            ),
+            two_gradients=True,
+            step_length=step_length_of("naq", learning_rate, linesearch),
+            learning_rate=learning_rate,
+            momentum=momentum,
+            difference=_difference("naq", convergence_term),
+            normalize=False,
+            scale_first=True,
+        )
+    )
+
+
+def moq(
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    *,
+    momentum: Momentum = 0.9,
+    memory_size: int | None = 10,
+    linesearch: optax.GradientTransformationExtraArgs | None = armijo(),  # noqa: B008
+    convergence_term: bool = True,
+    history_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""MoQ and LMoQ: NAQ at one gradient a step, limited memory or dense.
+
+    The gradient at the look-ahead point :math:`\hat w = w + \mu v` is extrapolated from the last
+    two,
+
+    .. math::
+      \hat g = (1 + \mu) \nabla E(w) - \mu \nabla E(w_{prev})
+
+    which is exact where :math:`E` is quadratic and :math:`v` the last displacement. All else is as
+    in `naqopt.naq`; the line search starts from :math:`\hat w`, and the pair of a step is formed
+    when the next gradient arrives. The params are the iterate :math:`w`.
+
+    Args:
+      learning_rate: as in `naqopt.bfgs`.
+      momentum: as in `naqopt.naq`; LMoQ's authors use `naqopt.schedules.nesterov_momentum()`.
+      memory_size: as in `naqopt.bfgs`; None is MoQ, a number LMoQ.
+      linesearch: as in `naqopt.bfgs`.
+      convergence_term: as in `naqopt.naq`.
+      history_dtype: as in `naqopt.bfgs`.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` that is called as `naqopt.bfgs`'s. Transformations
+      in front change the direction alone: it is that of updates + μ (grad − grad_prev).
+
+    Raises:
+      ValueError: as `naqopt.bfgs`, and for a momentum outside [0, 1).
+      TypeError: as `naqopt.bfgs`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, naqopt, optax
+      >>> rosenbrock = lambda p: 100 * (p[1] - p[0] ** 2) ** 2 + (1 - p[0]) ** 2
+      >>> params = jnp.array([-1.2, 1.0])
+      >>> tx = naqopt.moq(momentum=0.8)
+      >>> state = tx.init(params)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...   value, grad = jax.value_and_grad(rosenbrock)(params)
+      ...   updates, state = tx.update(
+      ...     grad, state, params, value=value, grad=grad, value_fn=rosenbrock)
+      ...   return optax.apply_updates(params, updates), state
+      >>> for _ in range(150):
+      ...   params, state = step(params, state)
+      >>> print(params.round(2))
+      [1. 1.]
+
+    References:
+      Mahboubi, Indrapriyadarsini, Ninomiya and Asai, *Momentum acceleration of quasi-Newton
+      Training for Neural Networks*, PRICAI 2019, 268-281.
+
+    Costs one gradient a step, the caller's, a loss at ŵ and one a trial of the line search; 2 m + 4
+    copies of the params (24 by default). Not for mini-batches: take `naqopt.omoq`. Under
+    `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
+    """
+    check_momentum("moq", momentum)
+    return transformation(
+        Method(
+            optimizer="moq",
+            curvature=curvature_of(
+                "moq", memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
+            ),
+            two_gradients=False,
+            step_length=step_length_of("moq", learning_rate, linesearch),
+            learning_rate=learning_rate,
+            momentum=momentum,
+            difference=_difference("moq", convergence_term),
+            normalize=False,
+            scale_first=True,
+        )
+    )
+
+
+def mnaq(
+    *,
+    momentum: Momentum = 0.9,
+    memory_size: int | None = 10,
+    history_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Modified NAQ (mNAQ, amNAQ): an explicit step length in place of the line search.
+
+    All as in `naqopt.naq`, with the term :math:`\xi s`, and
+
+    .. math::
+      \alpha = \begin{cases}
+      1 & \text{if } E(\hat w + d) \le E(\hat w) + 10^{-3}\, \hat g^\top d, \\
+      -\delta\, \hat g^\top d / (L \lVert d \rVert^2) & \text{otherwise}
+      \end{cases}
+
+    where :math:`L = 100 \lVert y \rVert / \lVert s \rVert` of the pair stored last (1 before the
+    first) and :math:`\delta = 10^{-4}` (:math:`10^{-7}` where :math:`\lVert d \rVert > 1000`). The
+    dense matrix starts from :math:`\gamma = s^\top \varepsilon / y^\top y` of the first pair, or
+    :math:`s^\top y / y^\top y` where that is not positive.
+
+    **The params are the look-ahead point** :math:`w + \mu v`; `naqopt.eval_params(state, params)`
+    gives :math:`w`.
+
+    Args:
+      momentum: μ in [0, 1), or a schedule of the number of steps taken before;
+        `naqopt.schedules.nesterov_momentum()` makes it amNAQ, 0 mBFGS (default: one of the paper's,
+        which takes 0.8 to 0.95).
+      memory_size: m ≥ 1, curvature pairs kept; None for the dense matrix of d × d numbers, up to 4
+        GiB, which is the paper's.
+      history_dtype: as in `naqopt.bfgs`.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` that is called as `naqopt.naq`'s.
+
+    Raises:
+      ValueError: for a number out of range, or a dense matrix of more than 4 GiB; by `update` as
+        `naqopt.bfgs`.
+      TypeError: for a `memory_size` that is no int, and complex or integer params.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, naqopt, optax
+      >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, -2.0])) ** 4)
+      >>> params = jnp.zeros(2)
+      >>> tx = naqopt.mnaq(memory_size=None)
+      >>> state = tx.init(params)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...   value, grad = jax.value_and_grad(loss)(params)
+      ...   updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+      ...   return optax.apply_updates(params, updates), state
+      >>> for _ in range(200):
+      ...   params, state = step(params, state)
+      >>> print(f"{loss(naqopt.eval_params(state, params)):.4f}")
+      0.0000
+
+    References:
+      Indrapriyadarsini, Mahboubi, Ninomiya and Asai, *Implementation of a modified Nesterov's
+      Accelerated quasi-Newton Method on Tensorflow*, ICMLA 2018, 1147-1154
+      (`arXiv:1910.09158 <https://arxiv.org/abs/1910.09158>`_).
+
+    Costs two gradients a step, the caller's included, and one loss; 2 m + 1 copies of the params
+    (21 by default), d + 1 with the dense matrix. Not for mini-batches: take `naqopt.onaq`. Under
+    `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
+    """
+    check_momentum("mnaq", momentum)
+    return transformation(
+        Method(
+            optimizer="mnaq",
+            curvature=curvature_of(
+                "mnaq", memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
+            ),
+            two_gradients=True,
+            step_length=explicit(),
+            learning_rate=None,
+            momentum=momentum,
+            difference=convergent_difference,
+            normalize=False,
+            scale_first=True,
+            plain_first_scale=True,
+        )
+    )

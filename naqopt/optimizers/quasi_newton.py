@@ -1,0 +1,452 @@
+"""The core of the quasi-Newton family: one step, of which every method is a choice of parts.
+
+A method is **curvature × where the gradient is taken × step length × momentum**:
+
+====== ======== ========= ==================================== ============ =====================
+method momentum gradients gradient ĝ of the direction          step length  y of the pair
+====== ======== ========= ==================================== ============ =====================
+BFGS   none     1         ∇E(w)                                line search  ∇E(w⁺) − ĝ
+NAQ    μ        2         ∇E(w + μv)                           line search  ∇E(w⁺) − ĝ + ξs
+MoQ    μ        1         (1+μ)∇E(w) − μ∇E(w_prev)             line search  ∇E(w⁺) − ĝ + ξs
+mNAQ   μ        2         ∇E(w + μv)                           explicit     ∇E(w⁺) − ĝ + ξs
+oBFGS  none     2         ∇E(w; X)                             schedule     ∇E(w⁺; X) − ĝ + λs
+oNAQ   μ        2         ∇E(w + μv; X)                        schedule     ∇E(w⁺; X) − ĝ + λs
+oMoQ   μ        1         (1+μ)∇E(w; X) − μ∇E(w_prev; X_prev)  schedule     ∇E(w⁺; X⁺) − ĝ + λs
+====== ======== ========= ==================================== ============ =====================
+
+With two gradients a step the pair is formed at once, on the step's own batch; with one it waits
+for the gradient of the next step. Two gradients and a momentum: the params are the look-ahead
+point ŵ = w + μv. The recipes stand in `full_batch` and `online`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from naqopt import _checks, _closures, _tree
+from naqopt._tree import Scalar, Tree
+from naqopt.curvature import Curvature
+from naqopt.curvature.dense import dense_bfgs
+from naqopt.curvature.lbfgs import limited_memory
+from naqopt.state import Info, init_info, record
+from naqopt.steps import schedules
+from naqopt.steps.direction import descent
+from naqopt.steps.line_search import Choice, Line, StepLength, fixed, search
+from naqopt.steps.schedules import Momentum
+
+
+class Method(NamedTuple):
+    """What a method is composed of.
+
+    Attributes:
+      optimizer: the call's name, for messages.
+      curvature: what becomes of the pairs, and H.
+      two_gradients: whether the second gradient of a pair is taken within the step.
+      step_length: how α is found.
+      learning_rate: what d is scaled by before; None for 1.
+      momentum: μ, a number or a schedule of the number of steps taken before; None for none.
+      difference: (ε, s, ĝ) to y, where ε = ∇E(w⁺) − ĝ.
+      normalize: whether d is divided by its norm.
+      scale_first: whether H0 is min(1, 1/‖ĝ‖) I, and not I, while no pair is stored.
+      plain_first_scale: whether the first pair sets γ = sᵀε/yᵀy (mNAQ).
+      store_grad: whether the value and gradient at the new params are kept in the state.
+    """
+
+    optimizer: str
+    curvature: Curvature
+    two_gradients: bool
+    step_length: StepLength
+    learning_rate: optax.ScalarOrSchedule | None
+    momentum: Momentum | None
+    difference: Callable[[Tree, Tree, Tree], Tree]
+    normalize: bool
+    scale_first: bool
+    plain_first_scale: bool = False
+    store_grad: bool = False
+
+
+class Pending(NamedTuple):
+    """The pair that waits for the gradient of the next step.
+
+    Attributes:
+      waits: whether there is one.
+      s: w⁺ − ŵ.
+      extrapolated: ĝ, of raw gradients.
+      previous: ∇E(w), the raw gradient of the last step; None without momentum, where it is ĝ.
+    """
+
+    waits: jax.Array
+    s: Tree
+    extrapolated: Tree
+    previous: Tree | None
+
+
+class Stored(NamedTuple):
+    """Value and gradient at the params, named as `optax.value_and_grad_from_state` asks.
+
+    Attributes:
+      value: E at the params; infinite before the first step.
+      grad: its gradient.
+    """
+
+    value: jax.Array
+    grad: Tree
+
+
+class QuasiNewtonState(NamedTuple):
+    """State of the quasi-Newton family; what a method does not need is None.
+
+    Attributes:
+      count: k, the steps taken; skipped ones do not count.
+      momentum: μ, with which the present look-ahead point was made; None without look-ahead.
+      velocity: v.
+      curvature: the pairs, or the dense matrix.
+      pending: what a method with one gradient a step keeps for the next.
+      step_length: the number that the step length keeps.
+      stored: value and gradient at the params, with `store_grad`.
+      info: scalars for `naqopt.diagnostics`.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # Optax's name for it
+    momentum: jax.Array | None
+    velocity: Tree | None
+    curvature: Any
+    pending: Pending | None
+    step_length: jax.Array | None
+    stored: Stored | None
+    info: Info
+
+    def lookahead(self) -> Tree:
+        """Returns μ v, what the params are ahead of the iterate by."""
+        assert self.momentum is not None
+        return _tree.scale(self.momentum, self.velocity)
+
+
+# What is added to ε = ∇E(w⁺) − ĝ: the functions of `Method.difference`.
+
+
+def plain_difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
+    """Returns y = ε."""
+    del s, g
+    return epsilon
+
+
+def damped_difference(damping: Any) -> Callable[[Tree, Tree, Tree], Tree]:
+    """Returns the function to y = ε + λ s."""
+
+    def difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
+        del g
+        return jax.tree.map(lambda e, x: (e + damping * x).astype(e.dtype), epsilon, s)
+
+    return difference
+
+
+def convergent_difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
+    """Returns y = ε + ξ s with ξ = ω‖ĝ‖ + max(−εᵀs/‖s‖², 0), ω = 2 if ‖ĝ‖² > 1e-2, else 100."""
+    squared_g, squared_s = _tree.squared_norm(g), _tree.squared_norm(s)
+    omega = jnp.where(squared_g > 1e-2, 2, 100)
+    negative = -_tree.dot(epsilon, s) / jnp.where(squared_s > 0, squared_s, 1)
+    xi = omega * jnp.sqrt(squared_g) + jnp.maximum(negative, 0)
+    return jax.tree.map(lambda e, x: e + xi.astype(e.dtype) * x, epsilon, s)
+
+
+# What the recipes hand over, checked.
+
+
+def curvature_of(
+    optimizer: str, memory_size: Any, min_curvature: Any, history_dtype: Any, scale: Any
+) -> Curvature:
+    """Returns the limited or the dense curvature that a call asks for.
+
+    Raises:
+      ValueError: if a number is out of range, or `history_dtype` is given with a dense matrix.
+      TypeError: if `memory_size` is neither an int nor None.
+    """
+    _checks.number(optimizer, "min_curvature", min_curvature, low=0)
+    history_dtype = _checks.history_dtype(optimizer, history_dtype)
+    if memory_size is not None:
+        memory_size = _checks.size(optimizer, "memory_size", memory_size)
+        return limited_memory(memory_size, min_curvature, scale, history_dtype)
+    if history_dtype is not None:
+        raise ValueError(
+            f"naqopt.{optimizer}: `history_dtype` is the dtype of stored pairs, and "
+            "`memory_size=None` stores none; leave one of the two out."
+        )
+    return dense_bfgs(optimizer, min_curvature)
+
+
+def check_momentum(optimizer: str, momentum: Any) -> None:
+    """Raises unless the momentum is a schedule or a number in [0, 1)."""
+    if not callable(momentum):
+        _checks.number(optimizer, "momentum", momentum, 0, 1, high_open=True)
+
+
+def step_length_of(optimizer: str, learning_rate: Any, linesearch: Any) -> StepLength:
+    """Returns the step length of a full-batch call.
+
+    Raises:
+      ValueError: if neither a learning rate nor a line search is given.
+      TypeError: if the line search is something else than one of Optax's.
+    """
+    if learning_rate is not None:
+        _checks.learning_rate(optimizer, learning_rate)
+    if linesearch is None:
+        if learning_rate is None:
+            raise ValueError(
+                f"naqopt.{optimizer}: `learning_rate` and `linesearch` are both None, so nothing "
+                f"decides how far to step. Give one: naqopt.{optimizer}(0.1, linesearch=None), or "
+                f"naqopt.{optimizer}(linesearch=naqopt.armijo())."
+            )
+        return fixed()
+    if not isinstance(linesearch, optax.GradientTransformation):
+        raise TypeError(
+            f"naqopt.{optimizer}: `linesearch` must be one of Optax's line searches, such as "
+            "naqopt.armijo() or optax.scale_by_zoom_linesearch(max_linesearch_steps=20), got "
+            f"{linesearch!r}."
+        )
+    if not hasattr(jax.eval_shape(linesearch.init, jnp.zeros(())), "learning_rate"):
+        raise TypeError(
+            f"naqopt.{optimizer}: `linesearch` keeps no step length, so it is no line search of "
+            "Optax's. What transforms the gradient goes in front: "
+            f"optax.chain(..., naqopt.{optimizer}(...))."
+        )
+    return search(linesearch)
+
+
+# The parts of a step.
+
+
+def _momentum(method: Method, count: Scalar, dtype: Any) -> Scalar:
+    """Returns μ of the step after `count` others; 0 for a method without momentum."""
+    return schedules.evaluate("momentum", method.momentum or 0, count, dtype)
+
+
+def _loss(method: Method, value_fn: Any, grad_fn: Any) -> Callable[[Tree], jax.Array]:
+    """Returns the loss, which may be missing where the method does not need it."""
+    gradient_needs_it = (method.two_gradients or method.store_grad) and grad_fn is None
+    if value_fn is None and not (method.step_length.needs_loss or gradient_needs_it):
+        return lambda params: jnp.zeros(())
+    return _closures.loss(method.optimizer, "value_fn", value_fn)
+
+
+def _settle(
+    method: Method, curvature: Any, pending: Pending, raw: Tree, taken: Scalar
+) -> tuple[Any, dict[str, Scalar]]:
+    """Forms the pair that waited for this gradient: y = ∇E(w⁺) − ĝ and what is added to it."""
+    epsilon = _tree.subtract(raw, pending.extrapolated)
+    y = method.difference(epsilon, pending.s, pending.extrapolated)
+    formed = taken & pending.waits
+    curvature, stored = method.curvature.update(curvature, pending.s, y, formed, None)
+    return curvature, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
+
+
+def _direction(method: Method, curvature: Any, g: Tree, count: Scalar) -> tuple[Tree, ...]:
+    """Returns d = −H ĝ, normalised or not, times the learning rate; ‖H ĝ‖ and the rate."""
+    length = jnp.sqrt(_tree.squared_norm(g))
+    first_scale = 1 / jnp.maximum(length, 1) if method.scale_first else jnp.ones_like(length)
+    product = _tree.cast_as(g, method.curvature.precondition(curvature, g, first_scale))
+    norm = jnp.sqrt(_tree.squared_norm(product)).astype(length.dtype)
+    direction = descent(product, norm, g, method.normalize)
+    rate = 1.0 if method.learning_rate is None else method.learning_rate
+    rate = schedules.evaluate("learning_rate", rate, count, length.dtype)
+    return _tree.scale(rate, direction), norm, rate
+
+
+def _pair(
+    method: Method, curvature: Any, number: Any, ends: tuple[Tree, Tree], s: Tree, accept: Scalar
+) -> tuple[Any, Any, dict[str, Scalar]]:
+    """Forms the pair of this very step, from the gradients at its ends ŵ and w⁺."""
+    g, g_next = ends
+    epsilon = _tree.subtract(g_next, g)
+    y = method.difference(epsilon, s, g)
+    numerator = None
+    if method.plain_first_scale:
+        plain = _tree.dot(s, epsilon)
+        numerator = jnp.where(plain > 0, plain, _tree.dot(s, y))
+    curvature, stored = method.curvature.update(curvature, s, y, accept, numerator)
+    number = method.step_length.learn(number, s, y, stored)
+    return curvature, number, {"pairs_stored": stored, "pairs_refused": accept & ~stored}
+
+
+def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
+    """Returns the method as an Optax transformation."""
+    name = method.optimizer
+    has_momentum = method.momentum is not None
+    ahead = has_momentum and method.two_gradients
+    behind = has_momentum and not method.two_gradients
+
+    def init(params: optax.Params) -> QuasiNewtonState:
+        params = _checks.params(name, params)
+        dtype = _tree.scalar_dtype(params)
+        mu = _momentum(method, jnp.zeros((), jnp.int32), dtype)
+        return QuasiNewtonState(
+            count=jnp.zeros((), jnp.int32),
+            momentum=jnp.array(mu) if ahead else None,
+            velocity=_tree.zeros(params) if has_momentum else None,
+            curvature=method.curvature.init(params),
+            pending=None if method.two_gradients else _init_pending(params, has_momentum),
+            step_length=method.step_length.init(dtype),
+            stored=_init_stored(params) if method.store_grad else None,
+            info=init_info(dtype, mu),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: QuasiNewtonState,
+        params: optax.Params | None = None,
+        *,
+        value: Any = None,
+        grad: optax.Updates | None = None,
+        value_fn: Callable[[optax.Params], jax.Array] | None = None,
+        grad_fn: Callable[[optax.Params], optax.Updates] | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, QuasiNewtonState]:
+        del extra_args
+        like = _tree.row_like(method.curvature.rows(state.curvature))
+        if _tree.is_empty(like):
+            _checks.same_structure(name, "updates", updates, like)
+            return updates, state
+        g, raw, params, taken = _closures.arguments(name, like, updates, params, grad)
+        loss = _loss(method, value_fn, grad_fn)
+        point = _tree.widen(params)
+        g, raw = _tree.cast_as(point, g), _tree.cast_as(point, raw)
+        dtype, count = state.info.step_size.dtype, optax.safe_increment(state.count)
+
+        curvature = state.curvature
+        events: dict[str, Scalar] = {}
+        if state.pending is not None:
+            curvature, events = _settle(method, curvature, state.pending, raw, taken)
+
+        # ŵ and ĝ: `g` makes the direction, `extrapolated` of raw gradients the pair.
+        extrapolated = raw
+        lookahead = state.lookahead() if ahead else None
+        if behind:
+            assert state.pending is not None
+            mu = _momentum(method, state.count, dtype)
+            lookahead = _tree.scale(mu, state.velocity)
+            point = _tree.add(point, lookahead)
+            previous = _tree.where(state.count > 0, state.pending.previous, raw)
+            change = _tree.scale(mu, _tree.subtract(raw, previous))
+            g, extrapolated = _tree.add(g, change), _tree.add(raw, change)
+        direction, norm, rate = _direction(method, curvature, g, state.count)
+
+        def loss_at(wide_point: Tree) -> jax.Array:
+            return loss(_tree.cast_as(params, wide_point))
+
+        def loss_at_point() -> jax.Array:
+            return loss_at(point) if behind or value is None else _scalar(name, value)
+
+        line = Line(loss_at, point, direction, loss_at_point, extrapolated)
+        choice, number = method.step_length.choose(state.step_length, line)
+        step = _tree.scale(choice.alpha, direction)
+        refused = ~_closures.is_finite(step) | (choice.failed & (choice.alpha == 0))
+
+        # v⁺ = μ v + α d;  w⁺ = w + v⁺ = ŵ + α d;  s = w⁺ − ŵ
+        velocity = step if lookahead is None else _tree.add(lookahead, step)
+        arrival = optax.apply_updates(params, _tree.cast_as(params, step if ahead else velocity))
+        s = _tree.subtract(_tree.widen(arrival), point)
+
+        if method.two_gradients:
+            g_next = choice.gradient
+            if g_next is None or grad_fn is not None:
+                g_next = _closures.gradient(name, loss, grad_fn, arrival)
+            refused = refused | ~_closures.is_finite(g_next)
+            ends = extrapolated, _tree.cast_as(point, g_next)
+            curvature, number, events = _pair(method, curvature, number, ends, s, taken & ~refused)
+
+        # A refused step leads back to w and stops there, and the pairs go.
+        refused = taken & refused
+        curvature = method.curvature.clear(curvature, refused)
+        zeros = _tree.zeros(params)
+        velocity = _tree.where(refused, zeros, velocity)
+        next_momentum = _momentum(method, count, dtype)
+        if ahead:
+            # to the next look-ahead point: w⁺ + μ⁺ v⁺ − ŵ
+            back = jax.tree.map(jnp.negative, lookahead)
+            move = _tree.where(refused, back, step)
+            move = _tree.add(move, _tree.scale(next_momentum, velocity))
+        else:
+            move = velocity
+
+        pending = state.pending
+        if pending is not None:
+            moved = taken & ~refused
+            pending = Pending(
+                waits=jnp.where(taken, moved, pending.waits),
+                s=_tree.where(moved, s, pending.s),
+                extrapolated=_tree.where(moved, extrapolated, pending.extrapolated),
+                previous=_tree.where(taken, raw, pending.previous) if behind else None,
+            )
+        stored = state.stored
+        if stored is not None:
+            there = _value_and_grad(choice, loss, grad_fn, arrival)
+            here = Stored(loss_at_point(), raw)
+            stored = _update_stored(stored, taken, refused, here, there)
+        info = record(
+            state.info,
+            taken,
+            {**events, "steps_refused": refused, "searches_failed": choice.failed},
+            search_trials=choice.trials,
+            step_size=choice.alpha * rate,
+            momentum=next_momentum,
+            direction_norm=norm,
+        )
+        new_state = QuasiNewtonState(
+            count=jnp.where(taken, count, state.count),
+            momentum=_tree.where(taken, next_momentum, state.momentum) if ahead else None,
+            velocity=_tree.where(taken, velocity, state.velocity) if has_momentum else None,
+            curvature=curvature,
+            pending=pending,
+            step_length=_tree.where(taken, number, state.step_length),
+            stored=stored,
+            info=info,
+        )
+        return _tree.cast_as(params, _tree.where(taken, move, zeros)), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _init_pending(params: Tree, has_momentum: bool) -> Pending:
+    return Pending(
+        waits=jnp.zeros((), bool),
+        s=_tree.zeros(params),
+        extrapolated=_tree.zeros(params),
+        previous=_tree.zeros(params) if has_momentum else None,
+    )
+
+
+def _scalar(name: str, value: Any) -> jax.Array:
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"naqopt.{name}: `value` must be the loss at the params, one number, got shape "
+            f"{jnp.shape(value)}. Average it, or leave it out: `value_fn` is evaluated then."
+        )
+    return jnp.asarray(value)
+
+
+# What `store_grad` keeps.
+
+
+def _init_stored(params: Tree) -> Stored:
+    dtype = jnp.result_type(*jax.tree.leaves(params)) if jax.tree.leaves(params) else jnp.float32
+    return Stored(jnp.full((), jnp.inf, dtype), jax.tree.map(jnp.zeros_like, params))
+
+
+def _value_and_grad(choice: Choice, loss: Any, grad_fn: Any, arrival: Tree) -> Stored:
+    """Value and gradient at the new params: the line search's where it has them."""
+    if grad_fn is not None:
+        return Stored(loss(arrival), grad_fn(arrival))
+    if choice.gradient is None or choice.loss is None:
+        return Stored(*jax.value_and_grad(loss)(arrival))
+    return Stored(choice.loss, choice.gradient)
+
+
+def _update_stored(
+    old: Stored, taken: Scalar, refused: Scalar, here: Stored, there: Stored
+) -> Stored:
+    """Keeps what holds at the params after the step, in the dtypes of before."""
+    there, here = _tree.cast_as(old, there), _tree.cast_as(old, here)
+    return _tree.where(taken, _tree.where(refused, here, there), old)
