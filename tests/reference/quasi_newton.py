@@ -1,0 +1,345 @@
+"""BFGS, NAQ, MoQ, mNAQ and the online oBFGS, oNAQ, oMoQ, step by step on flat float64 vectors.
+
+A state is an immutable record; a step returns a new one. Counts start from 0, so the step about
+to be taken is number `k + 1` of the listings, which count from 1. The numbers in the comments are
+the lines of the published listings "oBFGS", "oNAQ" and "Stochastic MoQ" (B, N and M); the full
+batch methods differ from them by the line search in place of the normalisation.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .adaptive import is_finite, push, quiet
+from .two_loop import two_loop
+
+SUFFICIENT_DECREASE = 1e-3  # η of the Armijo test
+TRIALS = 14
+FULL_BATCH_MIN_CURVATURE = 1e-8
+MOMENTUM_DAMPING = 1e-5  # γ of the momentum recursion
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What tells the methods apart.
+
+    Attributes:
+      looks_ahead: the caller's gradient is that of the look-ahead point w + μv.
+      extrapolates: the gradient there is (1 + μ)∇E(w_k) − μ∇E(w_{k−1}).
+      waits: the pair of a step is formed when the next gradient arrives.
+      online: mini-batches; no line search, a normalised direction and damping in place of ξ.
+    """
+
+    looks_ahead: bool
+    extrapolates: bool
+    waits: bool
+    online: bool
+
+
+METHODS = {
+    "bfgs": Rules(looks_ahead=False, extrapolates=False, waits=True, online=False),
+    "naq": Rules(looks_ahead=True, extrapolates=False, waits=False, online=False),
+    "moq": Rules(looks_ahead=False, extrapolates=True, waits=True, online=False),
+    "mnaq": Rules(looks_ahead=True, extrapolates=False, waits=False, online=False),
+    "obfgs": Rules(looks_ahead=False, extrapolates=False, waits=False, online=True),
+    "onaq": Rules(looks_ahead=True, extrapolates=False, waits=False, online=True),
+    "omoq": Rules(looks_ahead=False, extrapolates=True, waits=True, online=True),
+}
+
+
+@dataclass(frozen=True)
+class QuasiNewtonState:
+    """What the methods remember between steps.
+
+    Attributes:
+      k: steps taken, the refused ones included and the skipped ones left out.
+      w: the iterate.
+      v: the velocity.
+      params: the point at which the caller takes the next gradient, w + μv or w.
+      s_list: steps of the stored pairs, oldest first, at most `memory_size`; empty if dense.
+      y_list: gradient differences of the stored pairs, oldest first; empty if dense.
+      H: the dense matrix, `None` while it has seen no pair.
+      waiting: (s, raw ĝ) of a pair that waits for its second gradient, or `None`.
+      g_prev: the raw gradient of the last step, or `None`.
+      lipschitz: Lip of mNAQ.
+      alpha: the last step size, the learning rate included; 0 at a refused step.
+      stored: pairs that passed the test.
+      refused: pairs that failed it.
+      skipped: steps whose gradient was not finite when it was handed over.
+      refused_steps: steps on which something computed from a finite gradient was not finite.
+      searches_failed: line searches none of whose trials passed.
+    """
+
+    k: int
+    w: np.ndarray
+    v: np.ndarray
+    params: np.ndarray
+    s_list: list
+    y_list: list
+    H: np.ndarray | None
+    waiting: tuple | None
+    g_prev: np.ndarray | None
+    lipschitz: float
+    alpha: float
+    stored: int
+    refused: int
+    skipped: int
+    refused_steps: int
+    searches_failed: int
+
+
+def init(w):
+    """The state before the first step at `w`; with v = 0 that is also the look-ahead point."""
+    w = np.array(w, dtype=np.float64)
+    return QuasiNewtonState(
+        k=0,
+        w=w,
+        v=np.zeros_like(w),
+        params=w.copy(),
+        s_list=[],
+        y_list=[],
+        H=None,
+        waiting=None,
+        g_prev=None,
+        lipschitz=1.0,
+        alpha=0.0,
+        stored=0,
+        refused=0,
+        skipped=0,
+        refused_steps=0,
+        searches_failed=0,
+    )
+
+
+def inverse_sqrt(alpha):
+    """α/√k, k the count of steps from 1."""
+    return lambda count: alpha / np.sqrt(count + 1)
+
+
+def harmonic(alpha, tau):
+    """ατ/(τ + k), k the count of steps from 1."""
+    return lambda count: alpha * tau / (tau + count + 1)
+
+
+def nesterov_momentum(cap=0.95):
+    """The momentum of amNAQ as a function of the count of steps from 0."""
+
+    def momentum(count):
+        theta = 1.0  # θ_0 = 1
+        for _ in range(count):
+            theta = next_theta(theta)
+        # μ_k = min(θ_k(1 − θ_k)/(θ_k² + θ_{k+1}), μ_max)
+        return min(theta * (1.0 - theta) / (theta**2 + next_theta(theta)), cap)
+
+    return momentum
+
+
+def next_theta(theta):
+    """The positive root of θ² = (1 − θ)θ_k² + γθ."""
+    b = MOMENTUM_DAMPING - theta**2
+    return (b + np.sqrt(b**2 + 4.0 * theta**2)) / 2.0
+
+
+def armijo(loss, w_hat, d, slope):
+    """The step size 1, ½, ¼, … of the first trial that passes, and whether one did.
+
+    Args:
+      loss: the loss of this step's batch.
+      w_hat: the point at which the search starts.
+      d: the direction, the learning rate included.
+      slope: ĝᵀd with the raw gradient.
+    """
+    start = loss(w_hat)
+    for trial in range(TRIALS):
+        alpha = 0.5**trial
+        value = loss(w_hat + alpha * d)
+        # E(ŵ + αd) ≤ E(ŵ) + ηαĝᵀd
+        if np.isfinite(value) and value <= start + SUFFICIENT_DECREASE * alpha * slope:
+            return alpha, True
+    return (alpha if np.isfinite(value) else 0.0), False
+
+
+def explicit_step(loss, w_hat, d, slope, lipschitz):
+    """The step size of mNAQ: 1 where the Armijo test holds, else −δĝᵀd/(Lip‖d‖²)."""
+    value = loss(w_hat + d)
+    if np.isfinite(value) and value <= loss(w_hat) + SUFFICIENT_DECREASE * slope:
+        return 1.0
+    if not np.any(d):
+        return 0.0
+    delta = 1e-7 if np.linalg.norm(d) > 1000.0 else 1e-4
+    return -delta * slope / (lipschitz * (d @ d))
+
+
+def xi(s, eps, g_hat):
+    """ξ = ω‖ĝ‖ + max(−εᵀs/‖s‖², 0) of the global-convergence term."""
+    omega = 2.0 if g_hat @ g_hat > 1e-2 else 100.0
+    return omega * np.linalg.norm(g_hat) + (max(-(eps @ s) / (s @ s), 0.0) if np.any(s) else 0.0)
+
+
+def is_curved(s, y, min_curvature):
+    """The pair test sᵀy > c‖s‖², for finite vectors, with an sᵀy that can be divided by."""
+    finite = is_finite(s) and is_finite(y)
+    return bool(finite and s @ y > min_curvature * (s @ s) and s @ y >= np.finfo(float).tiny)
+
+
+def with_pair(state, s, eps, y, memory_size, min_curvature, first_scale_by_eps):
+    """The state after the pair (s, y) is stored or refused; ε is y without its term in s."""
+    if not is_curved(s, y, min_curvature):
+        return replace(state, refused=state.refused + 1)
+    state = replace(
+        state,
+        stored=state.stored + 1,
+        lipschitz=100.0 * np.linalg.norm(y) / np.linalg.norm(s),  # Lip = 100‖y‖/‖s‖
+    )
+    if memory_size is not None:
+        return replace(
+            state,
+            s_list=push(state.s_list, s, memory_size),
+            y_list=push(state.y_list, y, memory_size),
+        )
+    identity = np.eye(s.size)
+    H = state.H
+    if H is None:  # before the first update H = (sᵀy/yᵀy)I
+        numerator = s @ eps if first_scale_by_eps and s @ eps > 0.0 else s @ y
+        H = numerator / (y @ y) * identity
+    rho = 1.0 / (s @ y)
+    # B 12, N 12, M 14: H⁺ = (I − ρsyᵀ) H (I − ρysᵀ) + ρssᵀ
+    H = (identity - rho * np.outer(s, y)) @ H @ (identity - rho * np.outer(y, s)) + rho * np.outer(
+        s, s
+    )
+    return replace(state, H=H)
+
+
+def inverse_hessian_product(state, g, online):
+    """The product H g: dense, two-loop, or γg while there is no pair."""
+    if state.H is not None:
+        return state.H @ g
+    if state.s_list:
+        ratios = [(s @ y) / (y @ y) for s, y in zip(state.s_list, state.y_list, strict=True)]
+        gamma = np.mean(ratios) if online else ratios[-1]
+        return two_loop(state.s_list, state.y_list, g, gamma)
+    norm = np.linalg.norm(g)
+    return g if online or norm <= 1.0 else g / norm  # γ = 1, or min(1, 1/‖ĝ‖)
+
+
+def to_direction(product, g, normalize):
+    """The direction −H g, normalised where asked for, or −g/‖g‖ where H g is not finite."""
+    if not is_finite(product):
+        product, normalize = g, True
+    norm = np.linalg.norm(product)
+    return -product / norm if normalize and norm > 0.0 else -product
+
+
+def value_at(schedule, count):
+    """A number, or what a function of the count of steps says."""
+    return schedule(count) if callable(schedule) else schedule
+
+
+@quiet
+def step(
+    state,
+    loss,
+    grad,
+    *,
+    method,
+    memory_size,
+    learning_rate=1.0,
+    momentum=0.0,
+    convergence_term=False,
+    damping=1.0,
+    normalize=True,
+    min_curvature=FULL_BATCH_MIN_CURVATURE,
+    search=armijo,
+    clip=None,
+):
+    """One step of a method, sections 3 and 4 of the algorithms; returns the new state.
+
+    Args:
+      state: a `QuasiNewtonState`, left as it is.
+      loss: the loss of this step's batch as a function of a point.
+      grad: its gradient; the first call of a step is the caller's, at `state.params`.
+      method: a key of `METHODS`.
+      memory_size: m, the pairs kept; `None` is the dense matrix.
+      learning_rate: a number or a function of the count of steps from 0.
+      momentum: μ, a number or a function of the count of steps from 0; 0 for BFGS and oBFGS.
+      convergence_term: whether y has the term ξs; mNAQ has it always, the online ones never.
+      damping: λ of the online methods' y.
+      normalize: whether the online methods' direction has norm 1.
+      min_curvature: c of the pair test.
+      search: the line search of BFGS, NAQ and MoQ, a function like `armijo`.
+      clip: what is done to the caller's gradient before the direction is computed from it.
+    """
+    rules = METHODS[method]
+    k, w, v = state.k, state.w, state.v
+    mu = value_at(momentum, k)
+    w_hat = w + mu * v  # ŵ = w + μv; B: μ = 0
+
+    r = grad(state.params)  # B 3: ∇E(w); N 3: ∇E(ŵ); M 1: ∇E(w)
+    g = r if clip is None else clip(r)
+    if not (is_finite(r) and is_finite(g)):  # the step is skipped
+        return replace(state, skipped=state.skipped + 1)
+
+    def store(state, s, r_hat, r_next):
+        eps = r_next - r_hat
+        if rules.online:
+            y = eps + damping * s  # B 11, N 11, M 13: y = ∇E₂ − ∇E₁ + λs
+        elif convergence_term or method == "mnaq":
+            y = eps + xi(s, eps, r_hat) * s  # y = ε + ξs
+        else:
+            y = eps
+        return with_pair(state, s, eps, y, memory_size, min_curvature, method == "mnaq")
+
+    if state.waiting is not None:  # M 11: ∇E₂ = ∇E(w_{k+1}; X_{k+1}) is this step's gradient
+        state = store(state, *state.waiting, r)
+
+    g_prev = r if state.g_prev is None else state.g_prev  # ∇E(w_{−1}) := ∇E(w_0)
+    if rules.extrapolates:  # M 4: ∇E₁ = (1 + μ)∇E(w_k) − μ∇E(w_{k−1})
+        g_hat, r_hat = g + mu * (r - g_prev), (1.0 + mu) * r - mu * g_prev
+    else:
+        g_hat, r_hat = g, r
+
+    product = inverse_hessian_product(state, g_hat, rules.online)
+    d = to_direction(product, g_hat, rules.online and normalize)  # B 4-5, N 4-5, M 5-6: d = −Hĝ
+    scale = value_at(learning_rate, k)  # B 6, N 6, M 3
+    d = scale * d
+    alpha, passed = 1.0, True
+    if method == "mnaq":
+        alpha = explicit_step(loss, w_hat, d, r_hat @ d, state.lipschitz)
+    elif not rules.online:
+        alpha, passed = search(loss, w_hat, d, r_hat @ d)
+    searches_failed = state.searches_failed + (not passed)
+
+    v_next = mu * v + alpha * d  # B 7, N 7, M 7: v⁺ = μv + αd
+    w_next = w + v_next  # B 8, N 8, M 8: w⁺ = w + v⁺
+    s = w_next - w_hat  # B 10, N 10, M 12: s = w⁺ − ŵ
+    refused = not is_finite(d) or not np.isfinite(alpha) or (not passed and alpha == 0.0)
+    if not rules.waits and not refused:
+        r_next = grad(w_next)  # B 9, N 9: ∇E₂ = ∇E(w⁺), the same batch
+        refused = not is_finite(r_next)
+    if refused:  # the iterate stays, with v = 0, so that the look-ahead point is w
+        return replace(
+            state,
+            k=k + 1,
+            v=np.zeros_like(v),
+            params=w,
+            s_list=[],
+            y_list=[],
+            H=None,
+            waiting=None,
+            g_prev=r,
+            alpha=0.0,
+            refused_steps=state.refused_steps + 1,
+            searches_failed=searches_failed,
+        )
+    state = replace(state, waiting=(s, r_hat)) if rules.waits else store(state, s, r_hat, r_next)
+    ahead = value_at(momentum, k + 1) * v_next if rules.looks_ahead else 0.0
+    return replace(
+        state,
+        k=k + 1,
+        w=w_next,
+        v=v_next,
+        params=w_next + ahead,
+        g_prev=r,  # M 9: store ∇E(w_k; X_k)
+        alpha=scale * alpha,
+        searches_failed=searches_failed,
+    )
