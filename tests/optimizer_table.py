@@ -28,10 +28,13 @@ class Row:
         `STEPS` steps, and a step size with which the problem below is learned in them.
       static_args: what `optax.inject_hyperparams` has to be told.
       gradients: gradients a step, the caller's included.
-      losses: from the number of steps taken to the number of evaluations without a gradient.
+      losses: from the number of steps taken to the number of evaluations without a gradient, the
+        trials of line searches (`info.search_trials`) left out.
       lookahead: whether the params are a look-ahead point.
       raw_statistics: from a state to those of its parts that are made of raw gradients alone,
-        whatever a transformation in front makes of the updates.
+        whatever a transformation in front makes of the updates; None where one step leaves none.
+      searches: whether a line search decides, so that a loss that is not finite refuses the step.
+      cycles: whether pairs are formed once a cycle, and not every step.
     """
 
     name: str
@@ -41,7 +44,9 @@ class Row:
     gradients: int
     losses: Callable[[int], int]
     lookahead: bool
-    raw_statistics: Callable[[Any], Any]
+    raw_statistics: Callable[[Any], Any] | None
+    searches: bool = False
+    cycles: bool = False
 
 
 _SIZES = ("memory_size", "fisher_size", "cycle_length", "history_dtype")
@@ -51,6 +56,29 @@ _CYCLE = {"memory_size": 2, "fisher_size": 4, "cycle_length": 3, "eps": 1e-2}
 def _losses_of_cycles(steps: int) -> int:
     """Two losses at the end of every cycle but the first."""
     return 2 * (steps // _CYCLE["cycle_length"] - 1)
+
+
+def _quasi_newton(
+    name: str,
+    factory: Callable[..., optax.GradientTransformationExtraArgs],
+    arguments: dict[str, Any],
+    gradients: int,
+    *,
+    searches: bool = False,
+    losses: Callable[[int], int] = lambda steps: 0,
+) -> Row:
+    """A row of the quasi-Newton core, with two pairs unless it is dense."""
+    return Row(
+        name=name,
+        factory=factory,
+        arguments={"memory_size": 2, **arguments},
+        static_args=("memory_size", "history_dtype"),
+        gradients=gradients,
+        losses=losses,
+        lookahead=gradients == 2 and "momentum" in arguments,
+        raw_statistics=(lambda state: state.pending.extrapolated) if gradients == 1 else None,
+        searches=searches,
+    )
 
 
 ROWS = [
@@ -63,6 +91,7 @@ ROWS = [
         losses=_losses_of_cycles,
         lookahead=False,
         raw_statistics=lambda state: state.memory,
+        cycles=True,
     ),
     Row(
         name="asnaq",
@@ -73,6 +102,7 @@ ROWS = [
         losses=_losses_of_cycles,
         lookahead=True,
         raw_statistics=lambda state: state.memory,
+        cycles=True,
     ),
     Row(
         name="asnaq_single_gradient",
@@ -90,6 +120,34 @@ ROWS = [
         losses=_losses_of_cycles,
         lookahead=True,
         raw_statistics=lambda state: state.memory,
+        cycles=True,
+    ),
+    _quasi_newton("bfgs", naqopt.bfgs, {"learning_rate": 1.0}, 1, searches=True),
+    _quasi_newton("naq", naqopt.naq, {"learning_rate": 1.0, "momentum": 0.5}, 2, searches=True),
+    _quasi_newton(
+        "naq_dense",
+        naqopt.naq,
+        {"learning_rate": 1.0, "momentum": 0.5, "memory_size": None},
+        2,
+        searches=True,
+    ),
+    _quasi_newton(
+        "moq",
+        naqopt.moq,
+        {"learning_rate": 1.0, "momentum": 0.5},
+        1,
+        searches=True,
+        losses=lambda steps: steps,  # at ŵ, where the line search starts
+    ),
+    _quasi_newton("mnaq", naqopt.mnaq, {"momentum": 0.5}, 2),
+    _quasi_newton("obfgs", naqopt.obfgs, {"learning_rate": 0.3}, 2),
+    _quasi_newton("onaq", naqopt.onaq, {"learning_rate": 0.2, "momentum": 0.5}, 2),
+    _quasi_newton("omoq", naqopt.omoq, {"learning_rate": 0.2, "momentum": 0.5}, 1),
+    _quasi_newton(
+        "omoq_dense",
+        naqopt.omoq,
+        {"learning_rate": 0.2, "momentum": 0.5, "memory_size": None},
+        1,
     ),
 ]
 
@@ -105,7 +163,7 @@ def each(rows: list[Row]) -> Any:
 
 EACH_ROW = each(ROWS)
 EACH_ROW_WITH_LEARNING_RATE = each([row for row in ROWS if "learning_rate" in row.arguments])
-EACH_ROW_WITH_STATIC_ARGS = each([row for row in ROWS if row.static_args])
+EACH_ROW_WITH_SIZES = each([row for row in ROWS if row.arguments.get("memory_size") is not None])
 
 
 @functools.cache

@@ -44,8 +44,11 @@ def test_twenty_thousand_steps(row, dtype):
     assert np.all(np.isfinite(losses))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
     assert int(state.count) == STEPS
-    cycles = STEPS // row.arguments["cycle_length"] - 1
     events = state.info.pairs_stored + state.info.pairs_refused + state.info.restorations
-    assert int(events) == cycles
+    if row.cycles:
+        assert int(events) == STEPS // row.arguments["cycle_length"] - 1
+    else:
+        # The last pair may still wait, and a refused step forms none.
+        assert int(events) >= STEPS - 1 - int(state.info.steps_refused)
     assert np.median(losses[-1000:]) < 0.5 * total_loss(init_params())
     assert int(state.info.pairs_stored) > 100

@@ -221,7 +221,8 @@ def step_length_of(optimizer: str, learning_rate: Any, linesearch: Any) -> StepL
 
 def _momentum(method: Method, count: Scalar, dtype: Any) -> Scalar:
     """Returns μ of the step after `count` others; 0 for a method without momentum."""
-    return schedules.evaluate("momentum", method.momentum or 0, count, dtype)
+    momentum = 0.0 if method.momentum is None else method.momentum
+    return schedules.evaluate("momentum", momentum, count, dtype)
 
 
 def _loss(method: Method, value_fn: Any, grad_fn: Any) -> Callable[[Tree], jax.Array]:

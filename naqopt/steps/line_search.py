@@ -115,6 +115,36 @@ def armijo() -> optax.GradientTransformationExtraArgs:
     )
 
 
+class _Seen(NamedTuple):
+    """A line as one of Optax's searches is shown it."""
+
+    start: Any
+    direction: Any
+    gradient: Any
+    point_at: Callable[[Any], Tree]
+
+
+def _seen_as_number(line: Line, zero: Scalar) -> _Seen:
+    """A function of α, for a search by values: no trees to copy and none to multiply."""
+    slope = _tree.dot(line.gradient, line.direction).astype(zero.dtype)
+
+    def point_at(alpha: Scalar) -> Tree:
+        return _tree.add(line.point, _tree.scale(alpha, line.direction))
+
+    return _Seen(zero, jnp.ones_like(zero), slope, point_at)
+
+
+def _seen_as_params(line: Line, zero: Scalar) -> _Seen:
+    """A function of the params, for a search that computes gradients, which can be used then.
+
+    Optax's searches compute in the dtype of the first leaf: a number in front, which does not move,
+    makes that the widest one.
+    """
+    return _Seen(
+        (zero, line.point), (zero, line.direction), (zero, line.gradient), lambda pair: pair[1]
+    )
+
+
 def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
     """Returns the step length that one of Optax's line searches finds.
 
@@ -123,27 +153,26 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
     """
 
     def choose(last: Scalar, line: Line) -> tuple[Choice, Scalar]:
-        dtype = last.dtype
+        zero: Any = jnp.zeros_like(last)
+        by_values = linesearch.init(zero).grad is None
+        seen = _seen_as_number(line, zero) if by_values else _seen_as_params(line, zero)
 
-        # Optax's searches compute in the dtype of the first leaf: a number in front of the params,
-        # which does not move, makes that the widest one.
-        def loss(point: tuple[Scalar, Tree]) -> Scalar:
-            value = line.loss(point[1]).astype(dtype)
+        def loss(position: Any) -> Scalar:
+            value = line.loss(seen.point_at(position)).astype(last.dtype)
             return jnp.where(jnp.isfinite(value), value, jnp.inf)  # such a trial fails
 
-        zero = jnp.zeros((), dtype)
-        point = (zero, line.point)
-        state = linesearch.init(point)._replace(learning_rate=last)
         _, state = linesearch.update(
-            (zero, line.direction),
-            state,
-            point,
-            value=line.loss_at_point().astype(dtype),
-            grad=(zero, line.gradient),
+            seen.direction,
+            linesearch.init(seen.start)._replace(learning_rate=last),
+            seen.start,
+            value=line.loss_at_point().astype(last.dtype),
+            grad=seen.gradient,
             value_fn=loss,
         )
         found: Any = state
-        alpha = jnp.where(jnp.isfinite(found.learning_rate), found.learning_rate, 0).astype(dtype)
+        alpha = jnp.where(jnp.isfinite(found.learning_rate), found.learning_rate, 0).astype(
+            last.dtype
+        )
         failed = ~(found.info.decrease_error <= 0)
         choice = Choice(
             alpha,
@@ -152,7 +181,7 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
             found.value,
             None if found.grad is None else found.grad[1],
         )
-        return choice, jnp.where(failed, 1, alpha).astype(dtype)
+        return choice, jnp.where(failed, 1, alpha).astype(last.dtype)
 
     return StepLength(lambda dtype: jnp.ones((), dtype), choose)
 
