@@ -9,13 +9,11 @@ import optax
 
 from naqopt import _checks
 from naqopt.curvature import pairs
+from naqopt.optimizers._arguments import check_momentum, curvature_of, step_length_of
 from naqopt.optimizers.quasi_newton import (
     Method,
-    check_momentum,
     convergent_difference,
-    curvature_of,
     plain_difference,
-    step_length_of,
     transformation,
 )
 from naqopt.steps.line_search import armijo, explicit

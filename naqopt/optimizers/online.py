@@ -10,13 +10,8 @@ import optax
 
 from naqopt import _checks
 from naqopt.curvature import pairs
-from naqopt.optimizers.quasi_newton import (
-    Method,
-    check_momentum,
-    curvature_of,
-    damped_difference,
-    transformation,
-)
+from naqopt.optimizers._arguments import check_momentum, curvature_of
+from naqopt.optimizers.quasi_newton import Method, damped_difference, transformation
 from naqopt.steps import schedules
 from naqopt.steps.line_search import fixed
 from naqopt.steps.schedules import Momentum

@@ -29,12 +29,10 @@ import optax
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature
-from naqopt.curvature.dense import dense_bfgs
-from naqopt.curvature.lbfgs import limited_memory
 from naqopt.state import Info, init_info, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
-from naqopt.steps.line_search import Choice, Line, StepLength, fixed, search
+from naqopt.steps.line_search import Choice, Line, StepLength
 from naqopt.steps.schedules import Momentum
 
 
@@ -153,69 +151,6 @@ def convergent_difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
     return jax.tree.map(lambda e, x: e + xi.astype(e.dtype) * x, epsilon, s)
 
 
-# What the recipes hand over, checked.
-
-
-def curvature_of(
-    optimizer: str, memory_size: Any, min_curvature: Any, history_dtype: Any, scale: Any
-) -> Curvature:
-    """Returns the limited or the dense curvature that a call asks for.
-
-    Raises:
-      ValueError: if a number is out of range, or `history_dtype` is given with a dense matrix.
-      TypeError: if `memory_size` is neither an int nor None.
-    """
-    _checks.number(optimizer, "min_curvature", min_curvature, low=0)
-    history_dtype = _checks.history_dtype(optimizer, history_dtype)
-    if memory_size is not None:
-        memory_size = _checks.size(optimizer, "memory_size", memory_size)
-        return limited_memory(memory_size, min_curvature, scale, history_dtype)
-    if history_dtype is not None:
-        raise ValueError(
-            f"naqopt.{optimizer}: `history_dtype` is the dtype of stored pairs, and "
-            "`memory_size=None` stores none; leave one of the two out."
-        )
-    return dense_bfgs(optimizer, min_curvature)
-
-
-def check_momentum(optimizer: str, momentum: Any) -> None:
-    """Raises unless the momentum is a schedule or a number in [0, 1)."""
-    if not callable(momentum):
-        _checks.number(optimizer, "momentum", momentum, 0, 1, high_open=True)
-
-
-def step_length_of(optimizer: str, learning_rate: Any, linesearch: Any) -> StepLength:
-    """Returns the step length of a full-batch call.
-
-    Raises:
-      ValueError: if neither a learning rate nor a line search is given.
-      TypeError: if the line search is something else than one of Optax's.
-    """
-    if learning_rate is not None:
-        _checks.learning_rate(optimizer, learning_rate)
-    if linesearch is None:
-        if learning_rate is None:
-            raise ValueError(
-                f"naqopt.{optimizer}: `learning_rate` and `linesearch` are both None, so nothing "
-                f"decides how far to step. Give one: naqopt.{optimizer}(0.1, linesearch=None), or "
-                f"naqopt.{optimizer}(linesearch=naqopt.armijo())."
-            )
-        return fixed()
-    if not isinstance(linesearch, optax.GradientTransformation):
-        raise TypeError(
-            f"naqopt.{optimizer}: `linesearch` must be one of Optax's line searches, such as "
-            "naqopt.armijo() or optax.scale_by_zoom_linesearch(max_linesearch_steps=20), got "
-            f"{linesearch!r}."
-        )
-    if not hasattr(jax.eval_shape(linesearch.init, jnp.zeros(())), "learning_rate"):
-        raise TypeError(
-            f"naqopt.{optimizer}: `linesearch` keeps no step length, so it is no line search of "
-            "Optax's. What transforms the gradient goes in front: "
-            f"optax.chain(..., naqopt.{optimizer}(...))."
-        )
-    return search(linesearch)
-
-
 # The parts of a step.
 
 
@@ -227,8 +162,9 @@ def _momentum(method: Method, count: Scalar, dtype: Any) -> Scalar:
 
 def _loss(method: Method, value_fn: Any, grad_fn: Any) -> Callable[[Tree], jax.Array]:
     """Returns the loss, which may be missing where the method does not need it."""
-    gradient_needs_it = (method.two_gradients or method.store_grad) and grad_fn is None
-    if value_fn is None and not (method.step_length.needs_loss or gradient_needs_it):
+    needed = method.step_length.needs_loss or method.store_grad
+    needed = needed or (method.two_gradients and grad_fn is None)
+    if value_fn is None and not needed:
         return lambda params: jnp.zeros(())
     return _closures.loss(method.optimizer, "value_fn", value_fn)
 

@@ -1,0 +1,73 @@
+"""The arguments of the quasi-Newton calls, checked and turned into parts of the core."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from naqopt import _checks
+from naqopt.curvature import Curvature
+from naqopt.curvature.dense import dense_bfgs
+from naqopt.curvature.lbfgs import limited_memory
+from naqopt.steps.line_search import StepLength, fixed, search
+
+
+def curvature_of(
+    optimizer: str, memory_size: Any, min_curvature: Any, history_dtype: Any, scale: Any
+) -> Curvature:
+    """Returns the limited or the dense curvature that a call asks for.
+
+    Raises:
+      ValueError: if a number is out of range, or `history_dtype` is given with a dense matrix.
+      TypeError: if `memory_size` is neither an int nor None.
+    """
+    _checks.number(optimizer, "min_curvature", min_curvature, low=0)
+    history_dtype = _checks.history_dtype(optimizer, history_dtype)
+    if memory_size is not None:
+        memory_size = _checks.size(optimizer, "memory_size", memory_size)
+        return limited_memory(memory_size, min_curvature, scale, history_dtype)
+    if history_dtype is not None:
+        raise ValueError(
+            f"naqopt.{optimizer}: `history_dtype` is the dtype of stored pairs, and "
+            "`memory_size=None` stores none; leave one of the two out."
+        )
+    return dense_bfgs(optimizer, min_curvature)
+
+
+def check_momentum(optimizer: str, momentum: Any) -> None:
+    """Raises unless the momentum is a schedule or a number in [0, 1)."""
+    if not callable(momentum):
+        _checks.number(optimizer, "momentum", momentum, 0, 1, high_open=True)
+
+
+def step_length_of(optimizer: str, learning_rate: Any, linesearch: Any) -> StepLength:
+    """Returns the step length of a full-batch call.
+
+    Raises:
+      ValueError: if neither a learning rate nor a line search is given.
+      TypeError: if the line search is something else than one of Optax's.
+    """
+    if learning_rate is not None:
+        _checks.learning_rate(optimizer, learning_rate)
+    if linesearch is None:
+        if learning_rate is None:
+            raise ValueError(
+                f"naqopt.{optimizer}: `learning_rate` and `linesearch` are both None, so nothing "
+                f"decides how far to step. Give one: naqopt.{optimizer}(0.1, linesearch=None), or "
+                f"naqopt.{optimizer}(linesearch=naqopt.armijo())."
+            )
+        return fixed()
+    if not isinstance(linesearch, optax.GradientTransformation):
+        raise TypeError(
+            f"naqopt.{optimizer}: `linesearch` must be one of Optax's line searches, such as "
+            "naqopt.armijo() or optax.scale_by_zoom_linesearch(max_linesearch_steps=20), got "
+            f"{linesearch!r}."
+        )
+    if not hasattr(jax.eval_shape(linesearch.init, jnp.zeros(())), "learning_rate"):
+        raise TypeError(
+            f"naqopt.{optimizer}: `linesearch` keeps no step length, so it is no line search of "
+            "Optax's. What transforms the gradient goes in front: "
+            f"optax.chain(..., naqopt.{optimizer}(...))."
+        )
+    return search(linesearch)
