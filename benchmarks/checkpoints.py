@@ -1,16 +1,19 @@
 """Checkpoints of unfinished runs, by Orbax, kept out of the results.
 
-A checkpoint holds the parameters, the optimizer's state and the seconds so far. The random key of
-an epoch follows from the run's seed and the epoch, which is in the checkpoint's name.
+A checkpoint holds the parameters, the running statistics, the optimizer's state and the seconds so
+far. The random key of an epoch follows from the run's seed and the epoch, which is in the
+checkpoint's name.
 """
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from benchmarks.problem import Params, Statistics
 from benchmarks.training import Progress
 
 
@@ -52,8 +55,9 @@ class Checkpoints:
             content = checkpointer.restore(
                 path, args=ocp.args.StandardRestore(self._content(progress))
             )
-        tree = jax.tree.structure((progress.params, progress.state))
-        progress.params, progress.state = jax.tree.unflatten(tree, content["leaves"])
+        tree = jax.tree.structure(_numbers(progress))
+        numbers = jax.tree.unflatten(tree, content["leaves"])
+        progress.params, progress.statistics, progress.state = numbers
         progress.seconds = float(content["seconds"])
         progress.epoch = max(epochs)
         return True
@@ -63,10 +67,16 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _content(self, progress: Progress) -> dict[str, object]:
-        leaves = jax.tree.leaves((progress.params, progress.state))
-        return {"leaves": leaves, "seconds": np.float64(progress.seconds)}
+        return {
+            "leaves": jax.tree.leaves(_numbers(progress)),
+            "seconds": np.float64(progress.seconds),
+        }
 
     def _epochs(self) -> list[int]:
         """Returns the epochs of the finished checkpoints; Orbax renames one when it is whole."""
         names = [path.name for path in self.folder.glob("epoch-*")]
         return [int(name[6:]) for name in names if name[6:].isdecimal()]
+
+
+def _numbers(progress: Progress) -> tuple[Params, Statistics, Any]:
+    return progress.params, progress.statistics, progress.state

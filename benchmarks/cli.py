@@ -4,9 +4,12 @@ from pathlib import Path
 
 import click
 
-from benchmarks import suite
+from benchmarks import functions, modelling, suite
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.optimizers import OPTIMIZERS
+
+# Experiments with a loop of their own and settings that are all decided: `NAME` and `run`.
+FIXED = {module.NAME: module for module in (functions, modelling)}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,6 +28,8 @@ def list_all() -> None:
         if experiment.equal_gradients:
             size += ", equal gradient evaluations"
         click.echo(f"  {'':18} {size}; {', '.join(experiment.optimizers)}")
+    for name, module in FIXED.items():
+        click.echo(f"  {name:18} {(module.__doc__ or '').splitlines()[0]}")
     click.echo("\nOptimizers (--optimizers a,b):")
     for name, optimizer in OPTIMIZERS.items():
         gradients = optimizer.gradients_per_step
@@ -48,8 +53,9 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 def _experiment(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuses an unknown experiment."""
     del context, parameter
-    if value not in EXPERIMENTS:
-        raise click.BadParameter(f"unknown experiment {value}; there are {', '.join(EXPERIMENTS)}")
+    names = [*EXPERIMENTS, *FIXED]
+    if value not in names:
+        raise click.BadParameter(f"unknown experiment {value}; there are {', '.join(names)}")
     return value
 
 
@@ -78,7 +84,12 @@ def run(
     rates that the whole experiment has found. Finished runs are reused, unfinished ones go on.
     Writes a JSON file per run, a table and a plot.
     """
-    suite.run(EXPERIMENTS[name], optimizers, seeds, epochs, quick, out)
+    if name not in FIXED:
+        suite.run(EXPERIMENTS[name], optimizers, seeds, epochs, quick, out)
+    elif optimizers or seeds or epochs:
+        raise click.UsageError(f"{name} has only the options --quick and --out")
+    else:
+        FIXED[name].run(out or (suite.QUICK_RESULTS if quick else suite.RESULTS), quick)
 
 
 @main.command()

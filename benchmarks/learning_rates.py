@@ -1,5 +1,6 @@
 """How learning rates are chosen: one grid and one rule for every optimizer.
 
+The grid has five values; where an optimizer's has its middle is said in the table of optimizers.
 Each rate is tried once, from a seed that no reported run has, for a fifth of the epochs; the
 lowest final training loss wins. If the winner lies at an end of the grid, the grid is extended
 there by its own factor until the winner is inside, twice at most in either direction.
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
+from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.runs import Report, Run, progress_bar
 from benchmarks.training import Trainer
 
@@ -28,33 +30,40 @@ def _rate(power: int) -> float:
     return float(f"{10 ** (power / 2):.3g}")
 
 
-_POWERS = range(-6, -1)
-GRID = tuple(_rate(power) for power in _POWERS)
+def _power(rate: float) -> int:
+    return round(2 * math.log10(rate))
 
 
-def search(loss: Callable[[float], float]) -> dict[float, float]:
+def grid(middle: float = 0.01) -> list[float]:
+    """Returns the rates that are tried first."""
+    return [_rate(_power(middle) + offset) for offset in range(-2, 3)]
+
+
+def search(loss: Callable[[float], float], middle: float = 0.01) -> dict[float, float]:
     """Tries the grid and its extensions.
 
     Args:
       loss: the final training loss at a learning rate; not finite where it diverged.
+      middle: the middle of the grid.
 
     Returns:
       The loss of every rate that was tried, by rising rate; infinite where it diverged.
     """
     tried: dict[int, float] = {}
+    powers = [_power(rate) for rate in grid(middle)]
 
     def attempt(power: int) -> None:
         value = loss(_rate(power))
         tried[power] = value if math.isfinite(value) else math.inf
 
-    for power in _POWERS:
+    for power in powers:
         attempt(power)
     while True:
         best = min(sorted(tried), key=tried.__getitem__)
         lowest, highest = min(tried), max(tried)
-        if best == lowest and lowest > _POWERS[0] - EXTENSIONS:
+        if best == lowest and lowest > powers[0] - EXTENSIONS:
             attempt(lowest - 1)
-        elif best == highest and highest < _POWERS[-1] + EXTENSIONS:
+        elif best == highest and highest < powers[-1] + EXTENSIONS:
             attempt(highest + 1)
         else:
             return {_rate(power): tried[power] for power in sorted(tried)}
@@ -67,7 +76,7 @@ def best(losses: dict[float, float]) -> float:
 
 def next_lower(rate: float) -> float:
     """Returns the grid's value below a rate."""
-    return _rate(round(2 * math.log10(rate)) - 1)
+    return _rate(_power(rate) - 1)
 
 
 def grid_file(folder: Path, optimizer: str) -> Path:
@@ -119,7 +128,7 @@ def choose(run: Run, trainer: Trainer, folder: Path, report: Report = print) -> 
             keep(None)
         return math.inf if results[name] is None else results[name]
 
-    losses = search(loss)
+    losses = search(loss, OPTIMIZERS[run.optimizer].middle_rate)
     chosen = best(losses)
     keep(chosen)
     listed = ", ".join(f"{rate:g}: {value:.4g}" for rate, value in losses.items())

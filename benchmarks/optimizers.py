@@ -9,6 +9,17 @@ import optax
 
 import naqopt
 
+Rate = float | jax.Array
+
+# The papers' step sizes, from α_0 (which is what the grid search tunes) and the steps in an epoch.
+SCHEDULES: Mapping[str, Callable[[Rate, int], optax.Schedule]] = {
+    "a / sqrt(k)": lambda rate, _: naqopt.schedules.inverse_sqrt(rate),
+    "10 a / (10 + k)": lambda rate, _: naqopt.schedules.harmonic(rate, 10),
+    "halved every epoch": lambda rate, steps: optax.exponential_decay(
+        rate, steps, 0.5, staircase=True
+    ),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
@@ -16,11 +27,14 @@ class Optimizer:
 
     Attributes:
       label: its name in plots and tables.
-      make: the factory, called with a learning rate and the options.
+      make: the factory, called with a learning rate, or the schedule that begins there, and the
+        options.
       quick_learning_rate: what the quick forms use where no grid search has been stored.
       gradients_per_step: mini-batch gradients that a step takes, the caller's included.
-      options: what differs from the factory's defaults.
+      options: what differs from the factory's defaults; `schedule` names one of `SCHEDULES`.
       ours: whether `naqopt.diagnostics` has anything to say about its state.
+      middle_rate: the middle of its grid, a power of √10.
+      printed_rate: the papers' own rate (or that of a known case), run too where the tuned differs.
     """
 
     label: str
@@ -29,12 +43,17 @@ class Optimizer:
     gradients_per_step: int = 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ours: bool = True
+    middle_rate: float = 0.01
+    printed_rate: float | None = None
 
     def transformation(
-        self, learning_rate: float | jax.Array
+        self, learning_rate: Rate, steps_per_epoch: int = 1
     ) -> optax.GradientTransformationExtraArgs:
         """Returns the Optax transformation, which takes `value`, `grad` and `value_fn`."""
-        return optax.with_extra_args_support(self.make(learning_rate, **self.options))
+        options = dict(self.options)
+        schedule = options.pop("schedule", None)
+        rate = SCHEDULES[schedule](learning_rate, steps_per_epoch) if schedule else learning_rate
+        return optax.with_extra_args_support(self.make(rate, **options))
 
 
 def _asnaq(label: str, **options: Any) -> Optimizer:
@@ -43,9 +62,27 @@ def _asnaq(label: str, **options: Any) -> Optimizer:
     return Optimizer(label, naqopt.asnaq, 0.0316, gradients, options)
 
 
+def _online(label: str, make: Callable[..., Any], memory_size: int | None, **options: Any):
+    """Returns a row for an online method as the papers have it: α_0 = 1, and its schedule."""
+    schedule = "10 a / (10 + k)" if make is naqopt.obfgs else "a / sqrt(k)"
+    gradients = 1 if make is naqopt.omoq else 2
+    options = {"memory_size": memory_size, "schedule": schedule} | options
+    return Optimizer(label, make, 1.0, gradients, options, middle_rate=1.0, printed_rate=1.0)
+
+
 OPTIMIZERS: Mapping[str, Optimizer] = {
     "adam": Optimizer("Adam", optax.adam, 0.00316, ours=False),
     "adagrad": Optimizer("Adagrad", optax.adagrad, 0.1, ours=False),
+    "sgd": Optimizer(
+        "SGD, Nesterov 0.9",
+        optax.sgd,
+        0.0316,
+        options={"momentum": 0.9, "nesterov": True},
+        ours=False,
+    ),
+    "lbfgs": Optimizer(
+        "optax.lbfgs", optax.lbfgs, 0.1, options={"linesearch": None}, ours=False, printed_rate=0.1
+    ),
     "adaqn": Optimizer("adaQN", naqopt.adaqn, 0.0316),
     "asnaq": _asnaq("aSNAQ"),
     "asnaq-backoff": _asnaq("aSNAQ, back-off", backoff=0.9),
@@ -60,5 +97,20 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         single_gradient=True,
         backoff=0.9,
         accumulator_decay=0.9,
+    ),
+    "obfgs": _online("oBFGS", naqopt.obfgs, None),
+    "onaq": _online("oNAQ", naqopt.onaq, None),
+    "omoq": _online("oMoQ", naqopt.omoq, None),
+    "olbfgs": _online("oLBFGS", naqopt.obfgs, 4),
+    "olnaq": _online("oLNAQ", naqopt.onaq, 4),
+    "olnaq-95": _online("oLNAQ, μ 0.95", naqopt.onaq, 4, momentum=0.95),
+    "olmoq": _online("oLMoQ", naqopt.omoq, 4),
+    # The papers' step sizes for convolutional networks; they do not print the first one.
+    "olmoq-halved": Optimizer(
+        "oLMoQ, α halved every epoch",
+        naqopt.omoq,
+        0.1,
+        options={"memory_size": 4, "schedule": "halved every epoch"},
+        middle_rate=0.1,
     ),
 }

@@ -30,9 +30,23 @@ COLOURS = {
     "asnaq-single": "#e76fae",
     "asnaq-single-backoff": "#3f8f29",
     "asnaq-single-backoff-rms": "#202428",
+    "sgd": "#74b3d8",
+    "lbfgs": "#202428",
+    "obfgs": "#b8651b",
+    "onaq": "#6a3d9a",
+    "omoq": "#1b7f5c",
+    "olbfgs": "#b8651b",
+    "olnaq": "#6a3d9a",
+    "olnaq-95": "#9b6fc9",
+    "olmoq": "#1b7f5c",
+    "olmoq-halved": "#4fb08c",
 }
 _STYLES = {"asnaq-backoff": "--", "asnaq-rms-backoff": "--", "asnaq-single-backoff": "--"} | {
-    "asnaq-single-backoff-rms": "-."
+    "asnaq-single-backoff-rms": "-.",
+    "lbfgs": "-.",
+    "obfgs": "--",
+    "onaq": "--",
+    "omoq": "--",
 }
 _AXES = {
     "epoch": "epoch",
@@ -73,9 +87,10 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
                 again = index > 0 and groups[index - 1][0]["settings"]["optimizer"] == name
                 _line(axis, name, group, position, quantity, again)
             axis.set_xlabel(_AXES[position])
-            _decorate(axis)
+            decorate(axis)
         row[0].set_ylabel(_ROWS[quantity])
         if quantity == "train_loss":
+            _leave_out_explosions(row[0], contents)
             _logarithmic(row[0])
         else:
             row[0].yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
@@ -128,7 +143,7 @@ def bars(ratios: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
     axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axis.set_xlabel("ratio of times (median of the rounds, whiskers: quartiles)")
     axis.set_title(title, fontsize=11)
-    _decorate(axis)
+    decorate(axis)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -138,7 +153,7 @@ def bars(ratios: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
 def _line(
     axis: Axes, name: str, group: Sequence[Content], position: str, quantity: str, again: bool
 ) -> None:
-    """Draws the median and range of one optimizer, dotted where it is its second chance."""
+    """Draws the median and range of one optimizer, dotted where it is another of its rates."""
     group = [content for content in group if quantity in content["records"]]
     if not group:
         return
@@ -174,11 +189,21 @@ def _numbers(rows: Sequence[Sequence[Any]]) -> np.ndarray:
     return np.array([[math.nan if value is None else value for value in row] for row in rows])
 
 
-def _decorate(axis: Axes) -> None:
+def decorate(axis: Axes) -> None:
+    """Gives a panel the grid and the frame of all of them."""
     axis.grid(color="#d8dce0", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.02)
+
+
+def _leave_out_explosions(axis: Axes, contents: Sequence[Content]) -> None:
+    """Ends the logarithmic scale at ten times the greatest loss at the start."""
+    axis.set_yscale("log")  # first, or the limit set here would fix the linear scale's other end
+    starts = [content["records"]["train_loss"][0] for content in contents]
+    highest = 10 * max((loss for loss in starts if loss is not None), default=math.inf)
+    if axis.get_ylim()[1] > highest:
+        axis.set_ylim(top=highest)
 
 
 def _logarithmic(axis: Axes) -> None:

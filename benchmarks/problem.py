@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 Params = Any
+Statistics = Any
 Examples = tuple[jax.Array, jax.Array]
 
 
@@ -30,6 +31,7 @@ class Problem:
       hits: (outputs, targets) to the share of right answers per example, where there are any.
       evaluated: the training loss is that of so many training examples, the first ones.
       prepare: turns stored inputs into the network's, inside the compiled step.
+      steps: an epoch is so many batches of a fresh order; by default all whole ones.
     """
 
     title: str
@@ -42,29 +44,56 @@ class Problem:
     hits: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     evaluated: int = 10_000
     prepare: Callable[[jax.Array], jax.Array] = lambda inputs: inputs
+    steps: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of whole batches in the training data."""
-        return len(self.train[0]) // self.batch_size
+        """Number of batches in an epoch."""
+        whole = len(self.train[0]) // self.batch_size
+        return whole if self.steps is None else min(self.steps, whole)
 
     @functools.cached_property
     def graph(self) -> nnx.GraphDef:
-        """The network without its parameters."""
+        """The network without its numbers."""
         return nnx.split(nnx.eval_shape(lambda: self.model(rngs=nnx.Rngs(0))))[0]
 
-    def params(self, seed: int) -> Params:
-        """Returns fresh parameters as plain nested dictionaries."""
-        return nnx.to_pure_dict(nnx.split(self.model(rngs=nnx.Rngs(seed)))[1])
+    def start(self, seed: int) -> tuple[Params, Statistics]:
+        """Returns fresh parameters and running statistics as plain nested dictionaries.
 
-    def outputs(self, params: Params, inputs: jax.Array) -> jax.Array:
-        """Returns what the network with these parameters answers to stored inputs."""
-        return nnx.merge(self.graph, params)(self.prepare(inputs))
+        The statistics are what the network keeps beside its parameters: the running means and
+        variances of batch normalization, or nothing.
+        """
+        states = nnx.split(self.model(rngs=nnx.Rngs(seed)), nnx.Param, ...)[1:]
+        params, statistics = map(nnx.to_pure_dict, states)
+        return params, statistics
+
+    def params(self, seed: int) -> Params:
+        """Returns fresh parameters."""
+        return self.start(seed)[0]
+
+    def outputs(self, params: Params, statistics: Statistics, inputs: jax.Array) -> jax.Array:
+        """Returns what the trained network answers to stored inputs, by its running averages."""
+        network = nnx.merge(self.graph, params, statistics, copy=True)
+        network.eval()
+        return network(self.prepare(inputs))
+
+    def training_loss(
+        self, params: Params, statistics: Statistics, batch: Examples
+    ) -> tuple[jax.Array, Statistics]:
+        """Returns the mean loss over a batch and the running statistics after it.
+
+        Batch normalization goes by the statistics of this batch, so that the loss does not depend
+        on the running ones. They are the auxiliary output of the evaluation that the caller makes
+        once a step; whoever evaluates the loss again drops them.
+        """
+        inputs, targets = batch
+        network = nnx.merge(self.graph, params, statistics, copy=True)
+        loss = jnp.mean(self.losses(network(self.prepare(inputs)), targets))
+        return loss, nnx.to_pure_dict(nnx.split(network, nnx.Param, ...)[2])
 
     def loss(self, params: Params, batch: Examples) -> jax.Array:
-        """Returns the mean loss over a batch."""
-        inputs, targets = batch
-        return jnp.mean(self.losses(self.outputs(params, inputs), targets))
+        """Returns the mean loss over a batch of a network that keeps no statistics."""
+        return self.training_loss(params, {}, batch)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +109,7 @@ class Experiment:
       seeds: how many runs per optimizer.
       optimizers: names from the table in `benchmarks.optimizers`.
       equal_gradients: whether a method of two gradients a step gets half the epochs.
+      published: by optimizer, the test accuracy that the methods' authors print for the same.
     """
 
     name: str
@@ -89,6 +119,7 @@ class Experiment:
     seeds: int
     optimizers: tuple[str, ...] = ("adam", "adagrad", "adaqn", "asnaq")
     equal_gradients: bool = False
+    published: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def summary(self) -> str:

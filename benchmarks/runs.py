@@ -95,13 +95,13 @@ def train(run: Run, trainer: Trainer, path: Path, title: str, report: Report = p
     return content
 
 
-def progress_bar(name: str, epochs: int, done: int = 0) -> tqdm.tqdm:
-    """Returns a bar over epochs, quiet where nobody watches a terminal."""
+def progress_bar(name: str, total: int, done: int = 0, unit: str = "epoch") -> tqdm.tqdm:
+    """Returns a bar over epochs or other units, quiet where nobody watches a terminal."""
     return tqdm.tqdm(
-        total=epochs,
+        total=total,
         initial=done,
         desc=name,
-        unit="epoch",
+        unit=unit,
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 5.0,
     )

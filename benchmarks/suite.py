@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +57,33 @@ def run(
         count = seeds or (1 if quick else experiment.seeds)
         chosen = dataclasses.replace(base, learning_rate=rate)
         contents = _train_seeds(chosen, count, trainer, folder / name, title)
-        if not quick and tables.worsened(contents, learning_rates.SECOND_CHANCE):
-            rate = learning_rates.next_lower(rate)
-            click.echo(f"{name}: ended well above its lowest loss; again with {rate:g}")
-            lower = dataclasses.replace(base, learning_rate=rate)
+        if quick:
+            continue
+        tried = [rate]
+        if tables.worsened(contents, learning_rates.SECOND_CHANCE):
+            tried.append(learning_rates.next_lower(rate))
+            click.echo(f"{name}: ended well above its lowest loss; again with {tried[-1]:g}")
+            lower = dataclasses.replace(base, learning_rate=tried[-1])
             _train_seeds(lower, count, trainer, folder / f"{name}-lower", title)
-    path = conclude(folder, settings, title)
+        if optimizer.printed_rate is not None and optimizer.printed_rate not in tried:
+            click.echo(f"{name}: also with the printed rate, {optimizer.printed_rate:g}")
+            printed = dataclasses.replace(base, learning_rate=optimizer.printed_rate)
+            _train_seeds(printed, count, trainer, folder / f"{name}-printed", title)
+    path = conclude(folder, settings, title, experiment.published)
     click.echo(f"{time.perf_counter() - started:.0f} s in all")
     return path
 
 
-def conclude(folder: Path, settings: dict[str, Any], title: str) -> Path:
+def conclude(
+    folder: Path, settings: dict[str, Any], title: str, published: Mapping[str, str]
+) -> Path:
     """Prints and saves the table and the plot of all runs in a folder that belong together.
 
     Args:
       folder: the experiment's results.
       settings: the problem's settings; runs with others are left out, and it is said which.
       title: stands over both.
+      published: what the methods' authors print, by optimizer.
 
     Returns:
       The path of the plot.
@@ -86,7 +96,7 @@ def conclude(folder: Path, settings: dict[str, Any], title: str) -> Path:
         grid = records.read(learning_rates.grid_file(folder, name))
         if grid is not None and grid["settings"]["experiment"] == settings:
             grids[name] = grid
-    table = tables.results(contents)
+    table = tables.results(contents, published)
     click.echo(f"\n{table}\n")
     text = [f"# {title}", _described(settings) + f", {contents[0]['device']}", table]
     if grids:

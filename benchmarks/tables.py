@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import records
@@ -29,12 +29,21 @@ def by_optimizer(contents: Sequence[Content]) -> list[list[Content]]:
     ]
 
 
-def results(contents: Sequence[Content]) -> str:
-    """Returns a table with a line for each optimizer."""
+def results(contents: Sequence[Content], published: Mapping[str, str] | None = None) -> str:
+    """Returns a table with a line for each optimizer.
+
+    Args:
+      contents: the runs.
+      published: by optimizer, the test accuracy that the methods' authors print; a column if given.
+
+    Returns:
+      Markdown.
+    """
     accuracies = any("test_accuracy" in content["records"] for content in contents)
     header = ["optimizer", "learning rate", "seeds", "epochs", "gradients"]
     header += ["final train loss, median [min, max]", "lowest on the way", "test loss"]
-    header += ["test accuracy"] if accuracies else []
+    header += ["test accuracy, median [min, max]"] if accuracies else []
+    header += ["authors' accuracy"] if published else []
     header += ["s/epoch", "restorations", "pairs stored", "pairs refused"]
     rows = []
     for group in by_optimizer(contents):
@@ -42,15 +51,16 @@ def results(contents: Sequence[Content]) -> str:
         row = [OPTIMIZERS[settings["optimizer"]].label]
         row += [f"{settings['learning_rate']:g}", _seeds(group)]
         row += [str(group[0]["settings"]["epochs"]), str(_planned_gradients(group[0]))]
-        row += [_spread(group, "train_loss"), _number(_lowest(group))]
+        row += [_spread(group, "train_loss", _number), _number(_lowest(group))]
         row += [_number(_median(group, "test_loss"))]
-        row += [_share(_median(group, "test_accuracy", math.nan))] if accuracies else []
+        row += [_spread(group, "test_accuracy", _share)] if accuracies else []
+        row += [published.get(settings["optimizer"], "")] if published else []
         row += [f"{statistics.median(map(_seconds_per_epoch, group)):.3g}"]
         for counter in ("restorations", "pairs_stored", "pairs_refused"):
             counted = counter in group[0]["records"]
             row.append(f"{_median(group, counter):.0f}" if counted else "")
         rows.append(row)
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def grids(chosen: Mapping[str, Content]) -> str:
@@ -65,7 +75,7 @@ def grids(chosen: Mapping[str, Content]) -> str:
             text = _number(math.inf if loss is None else loss) if tried else ""
             row.append(f"**{text}**" if float(rate) == grid["chosen"] else text)
         rows.append(row)
-    return _markdown(["learning rate", *rates], rows)
+    return markdown(["learning rate", *rates], rows)
 
 
 def ratios(measured: Sequence[Mapping[str, Any]]) -> str:
@@ -79,7 +89,7 @@ def ratios(measured: Sequence[Mapping[str, Any]]) -> str:
         else:
             row += ["", ""]
         rows.append(row)
-    return _markdown(["what", "ratio", "quartiles", "ms"], rows)
+    return markdown(["what", "ratio", "quartiles", "ms"], rows)
 
 
 def _milliseconds(value: float) -> str:
@@ -116,12 +126,13 @@ def worsened(group: Sequence[Content], factor: float) -> bool:
     return not _median(group, "train_loss") <= factor * _lowest(group)
 
 
-def _spread(group: Sequence[Content], name: str) -> str:
+def _spread(group: Sequence[Content], name: str, text: Callable[[float], str]) -> str:
+    """Writes the median over the seeds, and the range where there are several."""
     values = [_final(content, name, math.inf) for content in group]
-    median = _number(statistics.median(values))
+    median = text(statistics.median(values))
     if len(values) == 1:
         return median
-    return f"{median} [{_number(min(values))}, {_number(max(values))}]"
+    return f"{median} [{text(min(values))}, {text(max(values))}]"
 
 
 def _number(value: float) -> str:
@@ -144,7 +155,7 @@ def _planned_gradients(content: Content) -> int:
     return round(per_epoch * content["settings"]["epochs"])
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lays out a table with padded cells, the first column to the left."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 

@@ -1,6 +1,7 @@
 """One compiled training loop for every optimizer.
 
-An epoch is a `lax.scan` over batches with data, parameters and state on the device. The order of
+An epoch is a `lax.scan` over batches with data, parameters, running statistics and state on the
+device. The order of
 the examples in epoch e is a permutation drawn from the run's seed and e alone, so every optimizer
 sees the same batches and a run can go on from any epoch. Examples that do not fill the last batch
 are left out of that epoch. The learning rate is an argument of the compiled epoch, so that a grid
@@ -17,16 +18,18 @@ import optax
 
 import naqopt
 from benchmarks.optimizers import Optimizer
-from benchmarks.problem import Examples, Params, Problem
+from benchmarks.problem import Examples, Params, Problem, Statistics
 
 _EVALUATION_BATCH = 500
+_Carry = tuple[Params, Statistics, Any]
 
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands; `params` and `state` are consumed by the next epoch."""
+    """Where a run stands; the next epoch consumes `params`, `statistics` and `state`."""
 
     params: Params
+    statistics: Statistics
     state: Any
     epoch: int = 0
     seconds: float = 0.0
@@ -51,22 +54,27 @@ class Trainer:
         self._evaluate = jax.jit(self._evaluate_one)
 
     def start(self, seed: int, learning_rate: float) -> Progress:
-        """Returns fresh parameters and state."""
-        params = self.problem.params(seed)
-        return Progress(params, self.optimizer.transformation(learning_rate).init(params))
+        """Returns fresh parameters, statistics and state."""
+        params, statistics = self.problem.start(seed)
+        state = self._transformation(learning_rate).init(params)
+        # Optax's L-BFGS begins with one array in two places, which an epoch cannot consume.
+        return Progress(params, statistics, jax.tree.map(jnp.copy, state))
 
     def advance(self, progress: Progress, seed: int, learning_rate: float) -> None:
         """Trains for one epoch; `seconds` grows by its running time, compilation excluded."""
         key = jax.random.fold_in(jax.random.key(seed), progress.epoch)
         rate = jnp.asarray(learning_rate, jnp.float32)
-        arguments = (progress.params, progress.state, key, rate, self._train)
+        numbers = (progress.params, progress.statistics, progress.state)
+        arguments = (*numbers, key, rate, self._train)
         if self._epoch is None:
             started = time.perf_counter()
-            compiled = jax.jit(self._run_epoch, donate_argnums=(0, 1)).lower(*arguments).compile()
+            epoch = jax.jit(self._run_epoch, donate_argnums=(0, 1, 2))
+            compiled = epoch.lower(*arguments).compile()
             self.compile_seconds = time.perf_counter() - started
             self._epoch = compiled
         started = time.perf_counter()
-        progress.params, progress.state = jax.block_until_ready(self._epoch(*arguments))
+        numbers = jax.block_until_ready(self._epoch(*arguments))
+        progress.params, progress.statistics, progress.state = numbers
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
 
@@ -74,8 +82,8 @@ class Trainer:
         """Returns losses, accuracy and the optimizer's own numbers at the iterate."""
         iterate = naqopt.eval_params(progress.state, progress.params)
         train = tuple(x[: self.problem.evaluated] for x in self._train)
-        train_loss, _ = self._evaluate(iterate, train)
-        test_loss, test_accuracy = self._evaluate(iterate, self._test)
+        train_loss, _ = self._evaluate(iterate, progress.statistics, train)
+        test_loss, test_accuracy = self._evaluate(iterate, progress.statistics, self._test)
         numbers = {"train_loss": train_loss, "test_loss": test_loss}
         if self.problem.hits is not None:
             numbers["test_accuracy"] = test_accuracy
@@ -91,39 +99,51 @@ class Trainer:
         """Returns how many mini-batch gradients that many epochs take."""
         return epoch * self.problem.steps_per_epoch * self.optimizer.gradients_per_step
 
+    def _transformation(
+        self, learning_rate: float | jax.Array
+    ) -> optax.GradientTransformationExtraArgs:
+        return self.optimizer.transformation(learning_rate, self.problem.steps_per_epoch)
+
     def _run_epoch(
         self,
         params: Params,
+        statistics: Statistics,
         state: Any,
         key: jax.Array,
         learning_rate: jax.Array,
         train: Examples,
-    ) -> tuple[Params, Any]:
+    ) -> _Carry:
         problem = self.problem
-        tx = self.optimizer.transformation(learning_rate)
+        tx = self._transformation(learning_rate)
         order = jax.random.permutation(key, len(train[0]))
         order = order[: problem.steps_per_epoch * problem.batch_size]
 
-        def step(carry: tuple[Params, Any], rows: jax.Array) -> tuple[tuple[Params, Any], None]:
-            params, state = carry
+        def step(carry: _Carry, rows: jax.Array) -> tuple[_Carry, None]:
+            params, statistics, state = carry
             batch = tuple(x[rows] for x in train)
 
-            def loss(params: Params) -> jax.Array:
-                return problem.loss(params, batch)
+            def loss(params: Params) -> tuple[jax.Array, Statistics]:
+                return problem.training_loss(params, statistics, batch)
 
-            value, grads = jax.value_and_grad(loss)(params)
-            updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
-            return (optax.apply_updates(params, updates), state), None
+            # The running statistics move by this evaluation alone; those of the optimizer's own
+            # evaluations are dropped.
+            (value, moved), grads = jax.value_and_grad(loss, has_aux=True)(params)
+            updates, state = tx.update(
+                grads, state, params, value=value, grad=grads, value_fn=lambda p: loss(p)[0]
+            )
+            return (optax.apply_updates(params, updates), moved, state), None
 
         rows = order.reshape(-1, problem.batch_size)
-        return jax.lax.scan(step, (params, state), rows)[0]
+        return jax.lax.scan(step, (params, statistics, state), rows)[0]
 
-    def _evaluate_one(self, params: Params, examples: Examples) -> tuple[jax.Array, jax.Array]:
+    def _evaluate_one(
+        self, params: Params, statistics: Statistics, examples: Examples
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns the mean loss and accuracy over all examples, in batches."""
         problem = self.problem
 
         def sums(batch: Examples) -> tuple[jax.Array, jax.Array]:
-            outputs = problem.outputs(params, batch[0])
+            outputs = problem.outputs(params, statistics, batch[0])
             hits = jnp.zeros(()) if problem.hits is None else problem.hits(outputs, batch[1]).sum()
             return problem.losses(outputs, batch[1]).sum(), hits
 

@@ -35,6 +35,7 @@ class Row:
         whatever a transformation in front makes of the updates; None where one step leaves none.
       searches: whether a line search decides, so that a loss that is not finite refuses the step.
       cycles: whether pairs are formed once a cycle, and not every step.
+      slow: whether its cases are left to `make test-full`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Row:
     raw_statistics: Callable[[Any], Any] | None
     searches: bool = False
     cycles: bool = False
+    slow: bool = False
 
 
 _SIZES = ("memory_size", "fisher_size", "cycle_length", "history_dtype")
@@ -78,6 +80,7 @@ def _quasi_newton(
         lookahead=gradients == 2 and "momentum" in arguments,
         raw_statistics=(lambda state: state.pending.extrapolated) if gradients == 1 else None,
         searches=searches,
+        slow=arguments.get("memory_size", 2) is None,  # as the limited ones but for the matrix
     )
 
 
@@ -154,10 +157,14 @@ ROWS = [
 
 def each(rows: list[Row]) -> Any:
     """Runs a test for each of the rows, as its argument `row`."""
+
     # Tests of one row run in one process (`pytest --dist loadgroup`) and share its compiled steps.
+    def marks(row: Row) -> list[Any]:
+        group = pytest.mark.xdist_group(row.name)
+        return [group, pytest.mark.slow] if row.slow else [group]
+
     return pytest.mark.parametrize(
-        "row",
-        [pytest.param(row, id=row.name, marks=pytest.mark.xdist_group(row.name)) for row in rows],
+        "row", [pytest.param(row, id=row.name, marks=marks(row)) for row in rows]
     )
 
 

@@ -66,7 +66,7 @@ def test_list_names_everything():
     ("arguments", "message"),
     [
         (("run", "nothing"), "unknown experiment nothing; there are counting, mnist-rows"),
-        (("run", "tiny", "--optimizers", "adam,sgd"), "unknown optimizer sgd; there are adam, ada"),
+        (("run", "tiny", "--optimizers", "adam,sdg"), "unknown optimizer sdg; there are adam, ada"),
         (("run", "tiny", "--optimizers", ","), "no optimizer given; there are adam"),
         (("run", "tiny", "--seeds", "0"), "Invalid value for '--seeds'"),
         (("run", "tiny", "--epochs", "-1"), "Invalid value for '--epochs'"),
@@ -99,7 +99,7 @@ def test_run_writes_json_table_and_plot(tmp_path):
     assert len(columns["train_loss"]) == len(columns["test_loss"]) == 4
 
     grid = json.loads((folder / "adam-learning-rates.json").read_text())
-    assert set(grid["train_losses"]) >= {f"{rate:g}" for rate in learning_rates.GRID}
+    assert set(grid["train_losses"]) >= {f"{rate:g}" for rate in learning_rates.grid()}
     assert grid["settings"]["epochs"] == 1
     assert grid["settings"]["seed"] not in (0, 1)
     assert grid["chosen"] == content["settings"]["learning_rate"]
@@ -277,7 +277,8 @@ def test_grid_survives_divergence():
     losses = learning_rates.search(lambda rate: math.nan if rate > 0.02 else 1 / rate)
     assert learning_rates.best(losses) == 0.01
     assert losses[0.1] == math.inf
-    assert learning_rates.GRID == (0.001, 0.00316, 0.01, 0.0316, 0.1)
+    assert learning_rates.grid() == [0.001, 0.00316, 0.01, 0.0316, 0.1]
+    assert learning_rates.grid(1.0) == [0.1, 0.316, 1.0, 3.16, 10.0]
 
 
 def test_grid_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -421,9 +422,8 @@ def test_second_chance():
     assert tables.worsened([finished(0.01, [3.0, 1.0, 1.3])], factor)
     assert tables.worsened([finished(0.01, [3.0, 1.0, None])], factor)
     assert not tables.worsened([finished(0.01, [3.0, 1.0, 1.2])], factor)
-    assert [learning_rates.next_lower(rate) for rate in learning_rates.GRID[1:]] == list(
-        learning_rates.GRID[:-1]
-    )
+    lower = [learning_rates.next_lower(rate) for rate in learning_rates.grid()[1:]]
+    assert lower == learning_rates.grid()[:-1]
     lines = tables.results(
         [finished(0.00316, [3.0, 1.0, 0.5]), finished(0.01, [3.0, 1.0, 1.3])]
     ).splitlines()

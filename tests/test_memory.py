@@ -1,5 +1,7 @@
 """How much the states hold and what a compiled update takes besides."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,9 +30,43 @@ def test_state_size(name, m_l, m_f):
     state = jax.eval_shape(tx.init, params)
     scalars = sum(leaf.shape == () for leaf in jax.tree.leaves(state))
     # The scalar param's own copies are counted with the copies.
-    small = m_l**2 + scalars - constant
+    small = m_l**2 + m_l + scalars - constant
     assert elements(state) - small == (2 * m_l + m_f + constant) * elements(params)
     assert f"2 m_L + m_F + {constant} copies" in factory.__doc__
+
+
+QUASI_NEWTON = {  # the call, its arguments, copies beside the 2 m of the pairs
+    "bfgs": (naqopt.bfgs, {}, 2),
+    "bfgs_store_grad": (naqopt.bfgs, {"store_grad": True}, 3),
+    "naq": (naqopt.naq, {}, 1),
+    "moq": (naqopt.moq, {}, 4),
+    "mnaq": (naqopt.mnaq, {}, 1),
+    "obfgs": (naqopt.obfgs, {}, 0),
+    "onaq": (naqopt.onaq, {}, 1),
+    "omoq": (naqopt.omoq, {}, 4),
+}
+
+
+@pytest.mark.parametrize("name", QUASI_NEWTON)
+def test_state_size_of_the_quasi_newton_family(name):
+    """Exactly 2 m copies of the params, or d with a dense matrix, and the documented constant."""
+    factory, arguments, constant = QUASI_NEWTON[name]
+    params = {"a": jnp.zeros((40, 5)), "b": jnp.zeros(7), "c": jnp.zeros(())}
+    for m in (3, 10, None):
+        state = jax.eval_shape(factory(memory_size=m, **arguments).init, params)
+        # The scalar param's own copies are counted with the copies.
+        small = sum(leaf.shape == () for leaf in jax.tree.leaves(state)) - constant
+        small += 0 if m is None else m**2 + m
+        rows = elements(params) if m is None else 2 * m
+        assert elements(state) - small == (rows + constant) * elements(params)
+    text = " ".join(factory.__doc__.split())
+    if name == "bfgs_store_grad":
+        assert "2 m + 2 copies" in text
+        assert "one more with `store_grad`" in text
+    else:
+        assert (f"2 m + {constant} copies" if constant else "2 m copies") in text
+        default = inspect.signature(factory).parameters["memory_size"].default
+        assert f"({2 * default + constant} by default)" in text
 
 
 def test_bfloat16_history_halves_the_rings():
@@ -46,9 +82,26 @@ def test_bfloat16_history_halves_the_rings():
     assert half.memory.accumulator["a"].dtype == half.velocity["a"].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", QUASI_NEWTON)
+def test_bfloat16_history_halves_the_pairs_and_nothing_else(name):
+    factory, arguments, _ = QUASI_NEWTON[name]
+    params = {"a": jnp.zeros((40, 5))}
+    full, half = (
+        jax.eval_shape(factory(history_dtype=dtype, **arguments).init, params)
+        for dtype in (None, jnp.bfloat16)
+    )
+    for pair in ("s", "y"):
+        assert getattr(half.curvature, pair)["a"].dtype == jnp.bfloat16
+
+    def rest(state):
+        return state._replace(curvature=state.curvature._replace(s=None, y=None))
+
+    assert rest(half) == rest(full)
+
+
+@pytest.mark.parametrize("name", {**ROWS, **QUASI_NEWTON})
 def test_a_history_wider_than_the_params_widens_nothing_else(name, x64):
-    factory, arguments, _ = ROWS[name]
+    factory, arguments, _ = {**ROWS, **QUASI_NEWTON}[name]
     tx = factory(history_dtype=jnp.float64, **arguments)
     params = {"a": jnp.zeros((4, 5), jnp.float32)}
 
@@ -60,10 +113,10 @@ def test_a_history_wider_than_the_params_widens_nothing_else(name, x64):
     assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", {**ROWS, **QUASI_NEWTON})
 def test_temporaries_of_a_donated_update(name):
     """At d = 10⁶ at most 8 copies of the params beyond the gradient's own, and no ring copied."""
-    factory, arguments, constant = ROWS[name]
+    factory, arguments, constant = {**ROWS, **QUASI_NEWTON}[name]
     d = 1_000_000
     params = {"kernel": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)}
     tx = factory(**arguments)
@@ -84,4 +137,6 @@ def test_temporaries_of_a_donated_update(name):
     copies = (step.temp_size_in_bytes - gradient.temp_size_in_bytes) / (4 * d)
     assert copies <= 8
     # The donated state is updated in place, the gradient's buffer becomes the update's.
-    assert step.alias_size_in_bytes >= (2 * 10 + 100 + constant + 1) * 4 * d
+    m = inspect.signature(factory).parameters["memory_size"].default
+    rows = 2 * m + (100 if name in ROWS else 0)
+    assert step.alias_size_in_bytes >= (rows + constant + 1) * 4 * d

@@ -8,9 +8,50 @@ import pytest
 
 import naqopt
 
-BOTH = pytest.mark.parametrize("factory", [naqopt.adaqn, naqopt.asnaq], ids=["adaqn", "asnaq"])
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
 SMALL = {"memory_size": 2, "fisher_size": 3, "cycle_length": 2}
+# Every call with sizes so small that nothing takes long.
+CALLS = {
+    "adaqn": SMALL,
+    "asnaq": SMALL,
+    "bfgs": {"memory_size": 2},
+    "naq": {"memory_size": 2},
+    "moq": {"memory_size": 2},
+    "mnaq": {"memory_size": 2},
+    "obfgs": {"memory_size": 2},
+    "onaq": {"memory_size": 2},
+    "omoq": {"memory_size": 2},
+}
+QUASI_NEWTON = [name for name in CALLS if name not in ("adaqn", "asnaq")]
+ONLINE = ["obfgs", "onaq", "omoq"]
+WITH_MOMENTUM = ["naq", "moq", "mnaq", "onaq", "omoq"]
+WITH_LINE_SEARCH = ["bfgs", "naq", "moq"]
+
+
+def each(names):
+    """Runs a test for each of the calls, as its argument `factory`."""
+    return pytest.mark.parametrize("factory", [getattr(naqopt, n) for n in names], ids=names)
+
+
+EVERY, ADAPTIVE = each(CALLS), each(["adaqn", "asnaq"])
+EACH_WITH_LEARNING_RATE = each([name for name in CALLS if name != "mnaq"])
+EACH_THAT_NEEDS_THE_LOSS = each([name for name in CALLS if name != "omoq"])
+
+
+EVERY_AND_DENSE = pytest.mark.parametrize(
+    ("factory", "arguments"),
+    [
+        *(pytest.param(getattr(naqopt, name), {}, id=name) for name in CALLS),
+        *(
+            pytest.param(getattr(naqopt, name), {"memory_size": None}, id=f"{name}-dense")
+            for name in QUASI_NEWTON
+        ),
+    ],
+)
+
+
+def small(factory, *arguments, **others):
+    return factory(*arguments, **{**CALLS[factory.__name__], **others})
 
 
 def loss(p):
@@ -18,39 +59,58 @@ def loss(p):
 
 
 def update(tx, params=PARAMS, state=None, **extra_args):
+    """Traces an update, which is when mistakes are found; nothing is computed."""
     state = tx.init(params) if state is None else state
-    return tx.update(jax.grad(loss)(PARAMS), state, params, **extra_args)
+    return jax.eval_shape(lambda: tx.update(jax.grad(loss)(PARAMS), state, params, **extra_args))
 
 
-@BOTH
-@pytest.mark.parametrize("name", ["memory_size", "fisher_size", "cycle_length"])
+SIZES = pytest.mark.parametrize(
+    ("factory", "name"),
+    [
+        pytest.param(getattr(naqopt, call), name, id=f"{call}-{name}")
+        for call, sizes in CALLS.items()
+        for name in sizes
+    ],
+)
+
+
+@SIZES
 @pytest.mark.parametrize("value", [0, -1])
 def test_sizes_are_positive(factory, name, value):
     with pytest.raises(ValueError, match=rf"naqopt\.\w+: `{name}` must be at least 1, got {value}"):
         factory(**{name: value})
 
 
-@BOTH
-@pytest.mark.parametrize("name", ["memory_size", "fisher_size", "cycle_length"])
+@SIZES
 @pytest.mark.parametrize("value", [2.5, "3", None])
 def test_sizes_are_ints(factory, name, value):
+    if value is None and factory.__name__ in QUASI_NEWTON:
+        factory(**{name: value})  # asks for the dense matrix
+        return
     with pytest.raises(TypeError, match=f"`{name}` must be an int"):
         factory(**{name: value})
 
 
-@BOTH
+@EVERY
 def test_traced_sizes_point_to_static_args(factory):
-    tx = optax.inject_hyperparams(factory)(0.1)
+    tx = optax.inject_hyperparams(factory)()
     with pytest.raises(TypeError, match=r"`memory_size` sets the shape.*static_args"):
         tx.init(PARAMS)
 
 
-@BOTH
+@EACH_WITH_LEARNING_RATE
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_learning_rates_out_of_range(factory, value):
+    with pytest.raises(
+        ValueError, match=r"naqopt\.\w+: `learning_rate` must be a finite number in"
+    ):
+        factory(value)
+
+
+@ADAPTIVE
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("learning_rate", -0.1),
-        ("learning_rate", float("nan")),
         ("max_increase", 0.9),
         ("eps", 0.0),
         ("eps", np.inf),
@@ -83,7 +143,32 @@ def test_momentum_bounds_out_of_order():
         naqopt.asnaq(min_momentum=0.9, max_momentum=0.5)
 
 
-@BOTH
+@each(WITH_MOMENTUM)
+@pytest.mark.parametrize("value", [1.0, -0.1, np.nan])
+def test_momenta_out_of_range(factory, value):
+    message = rf"naqopt\.{factory.__name__}: `momentum` must be a finite number in \[0, 1\)"
+    with pytest.raises(ValueError, match=message):
+        factory(momentum=value)
+
+
+@each(WITH_MOMENTUM)
+def test_momenta_that_are_no_single_number(factory):
+    with pytest.raises(TypeError, match=r"`momentum` must be a number, got '0\.9'"):
+        factory(momentum="0.9")
+    with pytest.raises(ValueError, match=r"`momentum` must give one number, got shape \(2,\)"):
+        small(factory, momentum=lambda count: jnp.zeros(2)).init(PARAMS)
+
+
+@each(ONLINE)
+@pytest.mark.parametrize(
+    ("name", "value"), [("damping", -1.0), ("damping", np.inf), ("min_curvature", -1e-8)]
+)
+def test_numbers_of_the_online_calls_out_of_range(factory, name, value):
+    with pytest.raises(ValueError, match=rf"naqopt\.\w+: `{name}` must be a finite number in"):
+        factory(**{name: value})
+
+
+@EACH_WITH_LEARNING_RATE
 def test_words_for_numbers(factory):
     with pytest.raises(TypeError, match="`learning_rate` must be a number, got"):
         factory("0.1")
@@ -94,7 +179,25 @@ def test_single_gradient_is_a_flag():
         naqopt.asnaq(single_gradient=1)
 
 
-@BOTH
+@pytest.mark.parametrize(
+    ("call", "name", "value"),
+    [
+        ("bfgs", "convergence_term", 1),
+        ("naq", "convergence_term", 1),
+        ("moq", "convergence_term", None),
+        ("bfgs", "store_grad", "yes"),
+        ("obfgs", "normalize", 0),
+        ("onaq", "normalize", 1),
+        ("omoq", "normalize", "no"),
+    ],
+)
+def test_flags(call, name, value):
+    message = f"naqopt.{call}: `{name}` must be True or False, got {value!r}"
+    with pytest.raises(TypeError, match=message):
+        getattr(naqopt, call)(**{name: value})
+
+
+@EVERY
 def test_history_dtypes(factory):
     with pytest.raises(ValueError, match=r"`history_dtype`.*float16.*jnp\.bfloat16"):
         factory(history_dtype=jnp.float16)
@@ -102,19 +205,101 @@ def test_history_dtypes(factory):
         factory(history_dtype=jnp.int32)
 
 
-@BOTH
+@each(QUASI_NEWTON)
+def test_a_dense_matrix_has_no_history(factory):
+    with pytest.raises(ValueError, match="`history_dtype` is the dtype of stored pairs"):
+        factory(memory_size=None, history_dtype=jnp.bfloat16)
+
+
+@each(QUASI_NEWTON)
+def test_a_dense_matrix_that_is_too_large(factory):
+    """40,000² numbers of float32 are more than 4 GiB, 32,768² are not; neither is allocated."""
+    tx = factory(memory_size=None)
+
+    def init(d):
+        params = {"w": jax.ShapeDtypeStruct((d - 8,), jnp.float32), "b": jnp.zeros((2, 4))}
+        return jax.eval_shape(tx.init, params)
+
+    message = rf"naqopt\.{factory.__name__}: `memory_size=None` .*40,000 × 40,000.*`memory_size=10`"
+    with pytest.raises(ValueError, match=message):
+        init(40_000)
+    assert init(32_768).curvature.matrix["w"].shape == (32_768, 32_760)
+
+
+# Line searches.
+
+
+@each(WITH_LINE_SEARCH)
+def test_what_is_no_line_search(factory):
+    with pytest.raises(TypeError, match=r"`linesearch` must be one of Optax's.*naqopt\.armijo\(\)"):
+        factory(linesearch=naqopt.armijo)
+    with pytest.raises(TypeError, match=r"`linesearch` must be one of Optax's.*got 'armijo'"):
+        factory(linesearch="armijo")
+    for other in (optax.sgd(0.1), optax.adam(0.1), optax.chain(optax.sgd(0.1), naqopt.armijo())):
+        with pytest.raises(
+            TypeError, match=r"`linesearch` keeps no step length.*optax\.chain\(\.\.\."
+        ):
+            factory(linesearch=other)
+
+
+@each(WITH_LINE_SEARCH)
+def test_neither_learning_rate_nor_line_search(factory):
+    message = r"`learning_rate` and `linesearch` are both None.*\(0\.1, linesearch=None\)"
+    with pytest.raises(ValueError, match=message):
+        factory(linesearch=None)
+
+
+@each(["bfgs", "naq", "mnaq"])
+def test_values_of_several_losses(factory):
+    with pytest.raises(ValueError, match=r"`value` must be the loss.*got shape \(3,\)"):
+        update(small(factory), value=jnp.zeros(3), value_fn=loss)
+
+
+# The call of `update`.
+
+
+@EACH_THAT_NEEDS_THE_LOSS
 def test_missing_value_fn(factory):
     with pytest.raises(ValueError, match=r"`value_fn` is missing.*Example: tx\.update\("):
-        update(factory(**SMALL))
+        update(small(factory))
 
 
-@BOTH
+@pytest.mark.parametrize(
+    ("factory", "arguments", "without_grad_fn", "with_grad_fn"),
+    [
+        (naqopt.bfgs, {"learning_rate": 0.1, "linesearch": None}, True, True),
+        (naqopt.moq, {"learning_rate": 0.1, "linesearch": None}, True, True),
+        (naqopt.omoq, {}, True, True),
+        (naqopt.naq, {"learning_rate": 0.1, "linesearch": None}, False, True),
+        (naqopt.obfgs, {}, False, True),
+        (naqopt.onaq, {}, False, True),
+        (naqopt.bfgs, {}, False, False),
+        (naqopt.naq, {}, False, False),
+        (naqopt.moq, {}, False, False),
+        (naqopt.mnaq, {}, False, False),
+        # The value that it keeps is the loss's.
+        (naqopt.bfgs, {"learning_rate": 0.1, "linesearch": None, "store_grad": True}, False, False),
+    ],
+)
+def test_value_fn_is_asked_for_only_where_it_is_needed(
+    factory, arguments, without_grad_fn, with_grad_fn
+):
+    tx = small(factory, **arguments)
+    for suffices, closures in [(without_grad_fn, {}), (with_grad_fn, {"grad_fn": jax.grad(loss)})]:
+        if suffices:
+            update(tx, **closures)
+        else:
+            with pytest.raises(ValueError, match="`value_fn` is missing"):
+                update(tx, **closures)
+
+
+@EACH_THAT_NEEDS_THE_LOSS
 def test_value_instead_of_value_fn(factory):
     with pytest.raises(TypeError, match="`value_fn` must be a function of the params"):
-        update(factory(**SMALL), value_fn=loss(PARAMS))
+        update(small(factory), value_fn=loss(PARAMS))
 
 
-@BOTH
+@EACH_THAT_NEEDS_THE_LOSS
 @pytest.mark.parametrize(
     ("bad", "found"),
     [
@@ -126,7 +311,7 @@ def test_value_instead_of_value_fn(factory):
 )
 def test_value_fn_without_a_scalar(factory, bad, found):
     with pytest.raises(ValueError, match=f"`value_fn` must return a scalar, got {found}"):
-        update(factory(**SMALL), value_fn=bad)
+        update(small(factory), value_fn=bad)
 
 
 def test_monitor_fn_without_a_scalar():
@@ -134,14 +319,14 @@ def test_monitor_fn_without_a_scalar():
         update(naqopt.adaqn(**SMALL), value_fn=loss, monitor_fn=lambda p: p["b"])
 
 
-@BOTH
+@EVERY
 def test_missing_params(factory):
-    tx = factory(**SMALL)
+    tx = small(factory)
     with pytest.raises(ValueError, match="`params` is missing"):
         tx.update(PARAMS, tx.init(PARAMS), value_fn=loss)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(
     ("leaf", "remedy"),
     [(jnp.ones(3, jnp.complex64), "split"), (jnp.arange(3), "keep it out")],
@@ -149,50 +334,52 @@ def test_missing_params(factory):
 )
 def test_params_that_cannot_be_trained(factory, leaf, remedy):
     with pytest.raises(TypeError, match=rf"`params\['b'\]` has dtype .*{remedy}"):
-        factory(**SMALL).init({"w": jnp.ones(2), "b": leaf})
+        small(factory).init({"w": jnp.ones(2), "b": leaf})
 
 
-@BOTH
-def test_structure_changed_after_init(factory):
-    tx = factory(**SMALL)
+@EVERY_AND_DENSE
+def test_structure_changed_after_init(factory, arguments):
+    tx = small(factory, **arguments)
     state = tx.init({**PARAMS, "c": jnp.zeros(1)})
     with pytest.raises(ValueError, match=r"`params` has another structure.*tx\.init\(params\)"):
         update(tx, state=state, value_fn=loss)
 
 
-@BOTH
-def test_shapes_changed_after_init(factory):
-    tx = factory(**SMALL)
+@EVERY_AND_DENSE
+def test_shapes_changed_after_init(factory, arguments):
+    tx = small(factory, **arguments)
     state = tx.init({"w": jnp.ones((2, 3)), "b": jnp.zeros(4)})
     with pytest.raises(ValueError, match=r"`params\['b'\]` has shape \(3,\).*had \(4,\)"):
         update(tx, state=state, value_fn=loss)
 
 
-@BOTH
+@EVERY
 def test_gradient_of_another_structure(factory):
-    tx = factory(**SMALL)
+    tx = small(factory)
     with pytest.raises(ValueError, match="`updates` has another structure"):
         tx.update({"w": PARAMS["w"]}, tx.init(PARAMS), PARAMS, value_fn=loss)
     with pytest.raises(ValueError, match="`grad` has another structure"):
         update(tx, value_fn=loss, grad={"w": PARAMS["w"]})
 
 
-def test_grad_fn_of_another_structure():
+@each(["asnaq", "naq", "mnaq", "obfgs", "onaq"])
+def test_grad_fn_of_another_structure(factory):
     with pytest.raises(ValueError, match=r"`grad_fn\(params\)` has another structure"):
-        update(naqopt.asnaq(**SMALL), value_fn=loss, grad_fn=lambda p: p["w"])
+        update(small(factory), value_fn=loss, grad_fn=lambda p: p["w"])
 
 
-@BOTH
+@EVERY
 def test_swapped_arguments_and_foreign_states(factory):
-    state = factory(**SMALL).init(PARAMS)
+    state = small(factory).init(PARAMS)
     with pytest.raises(ValueError, match=r"swapped; call eval_params\(state, params\)"):
         naqopt.eval_params(PARAMS, state)
     with pytest.raises(ValueError, match="no state of a naqopt optimizer"):
         naqopt.diagnostics(optax.adam(0.1).init(PARAMS))
 
 
-def test_eval_params_of_other_params():
-    state = naqopt.asnaq(**SMALL).init(PARAMS)
+@each(["asnaq", "naq", "mnaq", "onaq"])
+def test_eval_params_of_other_params(factory):
+    state = small(factory).init(PARAMS)
     with pytest.raises(ValueError, match="not the params that this state was made for"):
         naqopt.eval_params(state, {"w": jnp.ones((2, 3))})
     for shape in ((2, 5), (1, 3)):
@@ -200,30 +387,31 @@ def test_eval_params_of_other_params():
             naqopt.eval_params(state, {"w": jnp.ones(shape), "b": jnp.zeros(3)})
 
 
-@BOTH
-def test_init_of_nothing_and_update_of_something(factory):
-    tx = factory(**SMALL)
+@EVERY_AND_DENSE
+def test_init_of_nothing_and_update_of_something(factory, arguments):
+    tx = small(factory, **arguments)
     with pytest.raises(ValueError, match="`updates` has another structure"):
         tx.update(PARAMS, tx.init({}), PARAMS, value_fn=loss)
 
 
-@BOTH
+@EACH_WITH_LEARNING_RATE
 def test_learning_rates_that_are_no_single_number(factory):
     for rate in (np.array([0.1]), jnp.array([0.1, 0.2])):
         with pytest.raises(ValueError, match="`learning_rate` must be a single number"):
             factory(rate)
     with pytest.raises(ValueError, match=r"`learning_rate` must give one number, got shape \(1,\)"):
-        update(factory(lambda count: jnp.array([0.1]), **SMALL), value_fn=loss)
+        update(small(factory, lambda count: jnp.array([0.1])), value_fn=loss)
 
 
-@BOTH
+@ADAPTIVE
 def test_eps_that_vanishes_in_float32(factory):
     with pytest.raises(ValueError, match="`eps` must be a finite number in"):
         factory(eps=1e-50)
 
 
-def test_eval_params_of_a_vmapped_state_asks_for_vmap():
-    tx = naqopt.asnaq(**SMALL)
+@each(["asnaq", "onaq"])
+def test_eval_params_of_a_vmapped_state_asks_for_vmap(factory):
+    tx = small(factory)
     params = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
     state = jax.vmap(tx.init)(params)
     with pytest.raises(ValueError, match=r"jax\.vmap\(naqopt\.eval_params\)"):
@@ -231,9 +419,9 @@ def test_eval_params_of_a_vmapped_state_asks_for_vmap():
     jax.vmap(naqopt.eval_params)(state, params)
 
 
-@BOTH
+@EVERY
 def test_gradients_of_python_numbers(factory):
-    tx = factory(**SMALL)
+    tx = small(factory)
     params = {"w": 1.0}
     grads = {"w": 2.0}
     square = lambda p: p["w"] ** 2  # noqa: E731

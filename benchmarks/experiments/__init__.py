@@ -1,8 +1,9 @@
 """The experiments by name."""
 
+import functools
 from collections.abc import Mapping
 
-from benchmarks.experiments import characters, counting, digits, mnist
+from benchmarks.experiments import characters, classifiers, counting, digits, logistic, mnist
 from benchmarks.problem import Experiment
 
 VARIANTS = (
@@ -15,6 +16,18 @@ VARIANTS = (
     "asnaq-single-backoff",
     "asnaq-single-backoff-rms",
 )
+
+DENSE = ("obfgs", "onaq", "omoq")
+LIMITED = ("olbfgs", "olnaq", "olmoq")
+
+
+def _logistic(batch_size: int) -> Experiment:
+    """Returns the case that breaks `optax.lbfgs`, at one size of its batches."""
+    build = functools.partial(logistic.build, batch_size=batch_size)
+    functools.update_wrapper(build, logistic.build)
+    optimizers = ("adam", "sgd", "lbfgs", "adaqn", "asnaq", *DENSE, *LIMITED)
+    return Experiment(f"logistic-{batch_size}", build, 60, 20, 5, optimizers)
+
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
@@ -42,5 +55,42 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             optimizers=VARIANTS,
             equal_gradients=True,
         ),
+        Experiment(
+            "digits-mlp",
+            classifiers.build_digits_mlp,
+            epochs=25,
+            quick_epochs=10,
+            seeds=5,
+            optimizers=("adam", "sgd", *DENSE, *LIMITED),
+            published={"obfgs": "92.5%", "onaq": "92.5%", "omoq": "92.8%"},
+        ),
+        Experiment(
+            "mnist-mlp",
+            classifiers.build_mnist_mlp,
+            epochs=10,
+            quick_epochs=3,
+            seeds=3,
+            optimizers=("adam", "sgd", *LIMITED),
+            published={"olbfgs": "96.37%", "olnaq": "97.90%", "olmoq": "97.67%"},
+        ),
+        Experiment(
+            "mnist-cnn",
+            classifiers.build_mnist_cnn,
+            epochs=10,
+            quick_epochs=3,
+            seeds=1,
+            optimizers=("adam", "sgd", "olbfgs", "olnaq-95", "olmoq-halved"),
+            published={"olbfgs": "86.4%", "olnaq-95": "97.2%"},
+        ),
+        Experiment(
+            "mnist-lenet",
+            classifiers.build_mnist_lenet,
+            epochs=10,
+            quick_epochs=3,
+            seeds=1,
+            optimizers=("adam", "sgd", "olbfgs", "olnaq", "olmoq-halved"),
+        ),
+        _logistic(16),
+        _logistic(64),
     )
 }

@@ -1,0 +1,159 @@
+"""Runs every solver on every problem from every start, then the tables and the pictures."""
+
+import contextlib
+import importlib.metadata
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+
+from benchmarks import records, runs
+from benchmarks.functions import NAME, plots, report
+from benchmarks.functions.problems import PROBLEMS, Problem
+from benchmarks.functions.solvers import LIMIT, SOLVERS, TOLERANCE, Program, Result
+
+STARTS, QUICK_STARTS = 5, 2
+QUICK_PROBLEMS = ("rosenbrock-2", "beale", "levy-2", "booth")
+# A run that ends higher than this above the lowest value, relative to it where it is above 1, has
+# found another stationary point.
+EXCESS = 1e-7
+
+
+def run(folder: Path, quick: bool = False) -> Path:
+    """Runs the comparison, or what is missing of it.
+
+    Args:
+      folder: where the results go.
+      quick: the small form, fewer problems from fewer starts.
+
+    Returns:
+      The path of the performance profile.
+    """
+    started = time.perf_counter()
+    problems = [problem for problem in PROBLEMS if problem.name in QUICK_PROBLEMS or not quick]
+    starts = QUICK_STARTS if quick else STARTS
+    title = f"{NAME}: {len(problems)} problems from {starts} starts each"
+    title += " (QUICK form, fewer problems and starts)" if quick else ""
+    click.echo(f"{title}\nresults in {folder}")
+    with float64():
+        content = _content(folder / f"{NAME}.json", title, problems, starts, quick)
+        _complete(folder / f"{NAME}.json", content, problems, starts)
+        text = report.text(content)
+        click.echo(f"\n{text}")
+        (folder / "results.md").write_text(text, encoding="utf-8")
+        profile = plots.profile(content, folder / "profile.png")
+        beale = plots.beale(folder / "beale.png")
+    click.echo(f"pictures: {profile}, {beale}")
+    click.echo(f"{time.perf_counter() - started:.0f} s in all")
+    return profile
+
+
+@contextlib.contextmanager
+def float64() -> Iterator[None]:
+    """Switches 64-bit numbers on for a while."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def status(problem: Problem, result: Result) -> str:
+    """Says how a run ended; the gradient alone decides between success and failure."""
+    if not math.isfinite(result.gradient_norm):
+        return report.DIVERGED
+    converged = result.gradient_norm <= TOLERANCE
+    if result.evaluations > LIMIT or (result.evaluations == LIMIT and not converged):
+        return report.LIMIT
+    if not converged:
+        return report.STOPPED
+    excess = EXCESS * max(1.0, abs(problem.minimum))
+    return report.SOLVED if result.loss <= problem.minimum + excess else report.ELSEWHERE
+
+
+def _content(
+    path: Path, title: str, problems: Sequence[Problem], starts: int, quick: bool
+) -> dict[str, Any]:
+    """Reads the results that there are, or makes new ones."""
+    settings = {
+        "name": NAME,
+        "quick": quick,
+        "starts": starts,
+        "tolerance": TOLERANCE,
+        "limit": LIMIT,
+        "problems": {problem.name: problem.dimension for problem in problems},
+    }
+    known = records.read(path)
+    if known is not None and known["settings"] == settings:
+        return known
+    if known is not None:
+        click.echo(f"{path}: has other settings; starting afresh")
+    environment = records.environment()
+    for package in ("optimistix", "scipy"):
+        environment["versions"][package] = importlib.metadata.version(package)
+    return {
+        "schema": records.SCHEMA,
+        "title": title,
+        "settings": settings,
+        **environment,
+        "solvers": {},
+    }
+
+
+def _complete(
+    path: Path, content: dict[str, Any], problems: Sequence[Problem], starts: int
+) -> None:
+    """Runs what is missing, and keeps the file up to date."""
+    known, content["solvers"] = content["solvers"], {}
+    for name, solver in SOLVERS.items():
+        entry = {"label": solver.label, "options": dict(solver.options), "problems": {}}
+        old = known.get(name, entry)
+        if old["options"] == entry["options"]:
+            entry["problems"] = old["problems"]
+        content["solvers"][name] = entry
+    total = len(SOLVERS) * len(problems)
+    done = sum(len(entry["problems"]) for entry in content["solvers"].values())
+    if done:
+        click.echo(f"{path}: {done} of {total} are there already, reused")
+    # Problems of one dimension share a compiled program.
+    dimensions = sorted({problem.dimension for problem in problems})
+    with runs.progress_bar(NAME, total, done, unit="problem") as bar:
+        for name, solver in SOLVERS.items():
+            results = content["solvers"][name]["problems"]
+            for dimension in dimensions:
+                group = [problem for problem in problems if problem.dimension == dimension]
+                if all(problem.name in results for problem in group):
+                    continue
+                bar.set_description(f"{solver.label}, {dimension} variables: compiling")
+                program = solver.program([problem.function for problem in group])
+                for index, problem in enumerate(group):
+                    if problem.name not in results:
+                        results[problem.name] = _solve(program, index, problem, starts)
+                        bar.set_description(f"{solver.label}, {problem.name}")
+                        bar.update()
+                        records.write(path, content)
+    records.write(path, content)
+
+
+def _solve(program: Program, index: int, problem: Problem, starts: int) -> dict[str, Any]:
+    """Runs a solver on a problem from all starts; returns a column for each number."""
+    columns: dict[str, list[Any]] = {}
+    for start in problem.starts(starts):
+        result = program.solve(index, start)
+        record: Mapping[str, Any] = {
+            "status": status(problem, result),
+            "evaluations": result.evaluations,
+            "losses": result.losses,
+            "gradients": result.gradients,
+            "iterations": result.iterations,
+            "loss": records.rounded(result.loss),
+            "gradient_norm": records.rounded(result.gradient_norm),
+        }
+        for column, value in record.items():
+            columns.setdefault(column, []).append(value)
+    return columns

@@ -1,0 +1,564 @@
+"""What the mathematics of the quasi-Newton family promises, whatever the numbers.
+
+Step by step against the listings is in `test_reference`, line searches in `test_line_search`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optimizer_table import enable_x64
+from reference import two_loop as listings
+
+import naqopt
+from naqopt.curvature import lbfgs
+from naqopt.curvature import pairs as ring
+from naqopt.curvature.dense import dense_bfgs, multiply
+from naqopt.optimizers.quasi_newton import convergent_difference
+from naqopt.steps.line_search import Line, explicit
+
+SIZE = 6
+
+
+def hessian_and_minimum():
+    generator = np.random.default_rng(0)
+    root = generator.normal(size=(SIZE, SIZE))
+    return root @ root.T + 0.5 * np.eye(SIZE), generator.normal(size=SIZE)
+
+
+HESSIAN, MINIMUM = hessian_and_minimum()
+START = np.linspace(-1.0, 1.0, SIZE)
+
+
+def quadratic(w):
+    return 0.5 * (w - MINIMUM) @ HESSIAN @ (w - MINIMUM)
+
+
+def wavy(w):
+    """Neither convex nor quadratic, bounded below."""
+    return jnp.sum(jnp.square(w) + 2 * jnp.sin(3 * w)) + jnp.prod(w) ** 2
+
+
+@functools.partial(jax.jit, static_argnames=("tx", "steps"))
+def run(tx, steps):
+    """The iterates on the quadratic and the states, from the start on, in one compiled scan."""
+
+    def body(carry, _):
+        params, state = carry
+        value, grad = jax.value_and_grad(quadratic)(params)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=quadratic)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (naqopt.eval_params(state, params), state)
+
+    params = jnp.asarray(START)
+    _, path = jax.lax.scan(body, (params, tx.init(params)), length=steps)
+    return path
+
+
+def close(actual, expected, tolerance):
+    """Asserts that arrays agree to a tolerance relative to the largest number."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.max(np.abs(expected)))
+
+
+# Curvature alone: H after any accepted pairs.
+
+
+def tree(vector):
+    """A vector of 6 numbers as a tree, in the order of its leaves."""
+    return {"matrix": vector[:4].reshape(2, 2), "scalar": vector[4], "vector": vector[5:]}
+
+
+def flat(t):
+    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(t)])
+
+
+MEMORY, FEWER, PAIRS, MIN_CURVATURE = 8, 3, 8, 1e-3
+DENSE = dense_bfgs("bfgs", MIN_CURVATURE)
+NEWEST = lbfgs.limited_memory(FEWER, MIN_CURVATURE)
+MEAN = lbfgs.limited_memory(FEWER, MIN_CURVATURE, ring.mean_scale)
+ROOMY = lbfgs.limited_memory(MEMORY, MIN_CURVATURE)
+CURVATURES = (DENSE, NEWEST, MEAN, ROOMY)
+FIRST_SCALE = 0.25
+
+
+def matrix(product):
+    """The matrix of a product with trees, column by column."""
+    return jax.vmap(lambda column: flat(product(tree(column))), out_axes=1)(jnp.eye(SIZE))
+
+
+@functools.cache
+def fed():
+    """Jitted: from stacked pairs and how many of them count, what the curvatures make of them."""
+
+    @jax.jit
+    def feed(S, Y, count):
+        def body(states, pair):
+            i, s, y = pair
+            results = [
+                c.update(state, tree(s), tree(y), i < count)
+                for c, state in zip(CURVATURES, states, strict=True)
+            ]
+            return tuple(r[0] for r in results), jnp.stack([r[1] for r in results])
+
+        params = tree(jnp.zeros(SIZE))
+        states = tuple(c.init(params) for c in CURVATURES)
+        states, stored = jax.lax.scan(body, states, (jnp.arange(PAIRS), S, Y))
+        matrices = [
+            matrix(lambda g, c=c, state=state: c.precondition(state, g, jnp.array(FIRST_SCALE)))
+            for c, state in zip(CURVATURES, states, strict=True)
+        ]
+        return stored, jnp.stack(matrices), states
+
+    return feed
+
+
+@functools.cache
+def two_loop_matrix():
+    """Jitted: the matrix of the two-loop recursion from γ I."""
+    return jax.jit(
+        lambda pairs, gamma: matrix(lambda g: lbfgs.two_loop(pairs, g, gamma)),
+    )
+
+
+def random_pairs(seed, scale_s, scale_y, convexity):
+    """Pairs of both signs of curvature, fewer negative ones the larger the convexity."""
+    generator = np.random.default_rng(seed)
+    S = 10.0**scale_s * generator.normal(size=(PAIRS, SIZE))
+    Y = 10.0 ** (scale_y - scale_s) * (convexity * S)
+    Y += 10.0**scale_y * generator.normal(size=(PAIRS, SIZE))
+    return S, Y
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(0, PAIRS),
+    scale_s=st.floats(-3, 2),
+    scale_y=st.floats(-2, 3),
+    convexity=st.floats(0, 2),
+)
+def test_the_matrix_after_any_pairs(seed, count, scale_s, scale_y, convexity):
+    """Symmetric, positive definite, H y = s for the newest pair, and that of the listings."""
+    with enable_x64():
+        S, Y = random_pairs(seed, scale_s, scale_y, convexity)
+        stored, matrices, states = fed()(S, Y, count)
+        curved = np.sum(S * Y, axis=1) > MIN_CURVATURE * np.sum(S * S, axis=1)
+        curved &= np.arange(PAIRS) < count
+        for column in np.asarray(stored).T:
+            np.testing.assert_array_equal(column, curved)
+        kept = [(s, y) for s, y, c in zip(S, Y, curved, strict=True) if c]
+        assert int(states[0].size) == int(states[3].size) == len(kept)
+        assert int(states[1].size) == min(len(kept), FEWER)
+        if not kept:
+            for H in np.asarray(matrices):
+                np.testing.assert_allclose(H, FIRST_SCALE * np.eye(SIZE), rtol=1e-12)
+            return
+
+        # H0 = γ I: of the first pair (dense), of the newest or the mean of those in memory.
+        scales = [s @ y / (y @ y) for s, y in kept]
+        last = kept[-FEWER:]
+        expected = [
+            (kept, scales[0]),
+            (last, scales[-1]),
+            (last, np.mean(scales[-FEWER:])),
+            (kept, scales[-1]),
+        ]
+        s, y = kept[-1]
+        for H, (pairs, gamma) in zip(np.asarray(matrices), expected, strict=True):
+            listed = listings.dense_bfgs(*zip(*pairs, strict=True), np.full(SIZE, gamma))
+            norm = np.max(np.abs(listed))
+            close(H, listed, 1e-7)
+            np.testing.assert_allclose(H, H.T, atol=1e-8 * norm)
+            assert np.linalg.eigvalsh((H + H.T) / 2)[0] > -1e-10 * norm
+            g = np.random.default_rng(seed + 1).normal(size=SIZE)
+            assert g @ H @ g > 0
+            close(H @ y, s, 1e-8 * max(1, norm * np.max(np.abs(y)) / np.max(np.abs(s))))
+
+        # With room for every pair, limited memory is the dense matrix, given its γ.
+        roomy = two_loop_matrix()(states[3], jnp.asarray(scales[0]))
+        close(roomy, np.asarray(matrices[0]), 1e-7)
+
+
+def test_the_numerator_of_the_first_scale_is_the_first_pairs_alone(x64):
+    S, Y = random_pairs(0, 0.0, 0.0, 2.0)
+    state, update = DENSE.init(tree(jnp.zeros(SIZE))), jax.jit(DENSE.update)
+    for s, y in zip(S[:2], Y[:2], strict=True):
+        state, stored = update(state, tree(s), tree(y), jnp.asarray(True), jnp.asarray(0.3))
+        assert stored
+    gamma = np.full(SIZE, 0.3 / (Y[0] @ Y[0]))
+    expected = listings.dense_bfgs(list(S[:2]), list(Y[:2]), gamma)
+    np.testing.assert_allclose(matrix(lambda g: multiply(state, g)), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("curvature", [DENSE, NEWEST], ids=["dense", "limited"])
+def test_what_a_curvature_refuses_and_forgets_leaves_no_trace(curvature, x64):
+    S, Y = random_pairs(1, 0.0, 0.0, 2.0)
+    update = jax.jit(curvature.update)
+    accept = jnp.asarray(True)
+    state, _ = update(curvature.init(tree(jnp.zeros(SIZE))), tree(S[0]), tree(Y[0]), accept)
+    for s, y in [
+        (S[1], -S[1]),
+        (S[1], 0.9 * MIN_CURVATURE * S[1]),
+        (S[1], np.full(SIZE, np.nan)),
+        (np.full(SIZE, np.inf), Y[1]),
+        (np.zeros(SIZE), Y[1]),
+    ]:
+        after, stored = update(state, tree(s), tree(y), accept)
+        assert not stored
+        chex.assert_trees_all_close(after, state, rtol=1e-14)
+    assert update(state, tree(S[1]), tree(1.1 * MIN_CURVATURE * S[1]), accept)[1]
+
+    cleared = curvature.clear(state, accept)
+    g = tree(Y[2])
+    chex.assert_trees_all_close(
+        curvature.precondition(cleared, g, jnp.array(0.5)), jax.tree.map(lambda x: 0.5 * x, g)
+    )
+    chex.assert_trees_all_equal(curvature.clear(state, ~accept), state)
+    # What comes after a clear is as if nothing had been before.
+    again, _ = update(cleared, tree(S[3]), tree(Y[3]), accept)
+    fresh, _ = update(curvature.init(g), tree(S[3]), tree(Y[3]), accept)
+    chex.assert_trees_all_close(
+        curvature.precondition(again, g, jnp.array(0.5)),
+        curvature.precondition(fresh, g, jnp.array(0.5)),
+        rtol=1e-13,
+    )
+
+
+# Whole optimizers on a loss that is neither convex nor quadratic. A transformation in front halves
+# the updates, so that what is made of them differs from what is made of raw gradients.
+
+MOMENTA = np.array([0.0, 0.5, 0.25, 0.75, 0.125, 0.6])
+STEPS, RATE = 12, 0.3
+
+
+def momenta(count):
+    return jnp.asarray(MOMENTA)[jnp.minimum(count, 5)]
+
+
+SETTINGS = {
+    "bfgs": {"convergence_term": True},
+    "naq": {"momentum": momenta},
+    "moq": {"momentum": momenta},
+    "mnaq": {"momentum": momenta},
+    "obfgs": {"learning_rate": RATE, "damping": 3.0},
+    "onaq": {"learning_rate": RATE, "momentum": momenta, "damping": 3.0},
+    "omoq": {"learning_rate": RATE, "momentum": momenta, "damping": 3.0},
+}
+ONE_GRADIENT = ("bfgs", "moq", "omoq")
+EACH_METHOD = pytest.mark.parametrize("name", SETTINGS)
+CASES = [*((name, 3) for name in SETTINGS), ("bfgs", None), ("mnaq", None), ("omoq", None)]
+EACH_CASE = pytest.mark.parametrize(
+    ("name", "memory_size"), [pytest.param(*case, id="{}-{}".format(*case)) for case in CASES]
+)
+
+
+@functools.cache
+def wavy_step(name, memory_size):
+    """The optimizer and its compiled step, with a second gradient of NaN if asked for."""
+    tx = getattr(naqopt, name)(memory_size=memory_size, **SETTINGS[name])
+
+    @jax.jit
+    def step(params, state, bad):
+        value, grad = jax.value_and_grad(wavy)(params)
+
+        def grad_fn(w):
+            return jnp.where(bad, jnp.nan, jax.grad(wavy)(w))
+
+        updates, state = tx.update(
+            0.5 * grad, state, params, value=value, grad=grad, value_fn=wavy, grad_fn=grad_fn
+        )
+        return optax.apply_updates(params, updates), state
+
+    return tx, lambda params, state, bad=False: step(params, state, jnp.asarray(bad))
+
+
+@functools.cache
+def wavy_path(name, memory_size):
+    """Params and states from the start on."""
+    tx, step = wavy_step(name, memory_size)
+    params = jnp.asarray(START)
+    path = [(params, tx.init(params))]
+    for _ in range(STEPS):
+        path.append(step(*path[-1]))
+    return path
+
+
+def gradients_of(name, mu, params):
+    """The halved and the raw gradients of the directions: at the params, or extrapolated."""
+    raw = np.asarray(jax.vmap(jax.grad(wavy))(params))
+    if name not in ("moq", "omoq"):
+        return 0.5 * raw, raw
+    change = mu[:, None] * (raw - np.concatenate([raw[:1], raw[:-1]]))
+    return 0.5 * raw + change, raw + change
+
+
+@EACH_CASE
+def test_every_step_is_the_one_documented(name, memory_size, x64):
+    """Velocity, look-ahead point, descent, length of the step, and the pair."""
+    path = wavy_path(name, memory_size)
+    w = np.stack([naqopt.eval_params(state, params) for params, state in path])
+    params = np.stack([params for params, _ in path])
+    info = {
+        key: np.array([naqopt.diagnostics(state)[key] for _, state in path])
+        for key in naqopt.diagnostics(path[0][1])
+    }
+    has_momentum, online = "bfgs" not in name, name.startswith("o")
+    mu = MOMENTA[np.minimum(np.arange(STEPS + 1), 5)] * has_momentum
+    v = np.concatenate([np.zeros((1, SIZE)), np.diff(w, axis=0)])  # v_{k+1} = w_{k+1} − w_k
+
+    # μ_k is that of step k, which starts from ŵ = w + μ_k v_k.
+    np.testing.assert_allclose(info["momentum"], mu)
+    ahead = w + mu[:, None] * v
+    if has_momentum:
+        np.testing.assert_allclose([state.velocity for _, state in path], v, atol=1e-12)
+    np.testing.assert_allclose(params, w if name in ONE_GRADIENT else ahead, atol=1e-12)
+
+    # v_{k+1} − μ_k v_k = α d descends, and has the length that is said.
+    halved, raw = gradients_of(name, mu, params)
+    steps = (v[1:] - mu[:-1, None] * v[:-1])[:STEPS]
+    assert np.all(np.sum(steps * halved[:-1], axis=1) < 0)
+    lengths = np.linalg.norm(steps, axis=1)
+    norms = np.ones(STEPS) if online else info["direction_norm"][1:]
+    np.testing.assert_allclose(lengths, info["step_size"][1:] * norms, rtol=1e-6)
+    if online:
+        np.testing.assert_allclose(info["step_size"][1:], RATE)
+
+    # Each step forms a pair; with one gradient a step the last one still waits.
+    formed = STEPS - int(name in ONE_GRADIENT)
+    assert info["pairs_stored"][-1] + info["pairs_refused"][-1] == formed
+    assert info["pairs_stored"][-1] > 3
+    assert info["steps_refused"][-1] == info["steps_skipped"][-1] == 0
+
+    # The newest pair, of raw gradients: s = w⁺ − ŵ, y = ∇E(w⁺) − ĝ and the term of the method.
+    last = np.flatnonzero(np.diff(info["pairs_stored"]))[-1] - int(name in ONE_GRADIENT)
+    s = w[last + 1] - ahead[last]
+    y = np.asarray(jax.grad(wavy)(jnp.asarray(w[last + 1]))) - raw[last]
+    squared = raw[last] @ raw[last]
+    omega = 2 if squared > 1e-2 else 100
+    y += (3.0 if online else omega * np.sqrt(squared) + max(-(y @ s) / (s @ s), 0)) * s
+    curvature = path[-1][1].curvature
+    if memory_size is None:
+        np.testing.assert_allclose(multiply(curvature, y), s, rtol=1e-6, atol=1e-9)
+    else:
+        newest = int(ring.newest_first(curvature)[0])
+        np.testing.assert_allclose(curvature.s[newest], s, rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(curvature.y[newest], y, rtol=1e-6, atol=1e-9)
+
+
+@EACH_CASE
+def test_the_first_direction(name, memory_size, x64):
+    """H0 = min(1, 1/‖g‖) I, and I for the online ones, which normalise it afterwards."""
+    tx, step = wavy_step(name, memory_size)
+    for start in (START, np.asarray(wavy_path("bfgs", 3)[-1][0]) + 0.02):
+        params = jnp.asarray(start)
+        g = 0.5 * jax.grad(wavy)(params)
+        after, state = step(params, tx.init(params))
+        norm = np.linalg.norm(g)
+        assert (norm > 1) == (start is START)
+        expected = norm if name.startswith("o") else min(norm, 1)
+        np.testing.assert_allclose(state.info.direction_norm, expected, rtol=1e-12)
+        moved = naqopt.eval_params(state, after) - params
+        scale = state.info.step_size / (norm if name.startswith("o") else max(norm, 1))
+        np.testing.assert_allclose(moved, -scale * g, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_size"), [case for case in CASES if case[0] not in ONE_GRADIENT]
+)
+def test_a_refused_step_leads_back_and_starts_anew(name, memory_size, x64):
+    """After it all is as in a run that starts there, with the count gone on."""
+    tx, step = wavy_step(name, memory_size)
+    params, before = wavy_path(name, memory_size)[6]
+    w = naqopt.eval_params(before, params)
+    params, state = step(params, before, True)
+    np.testing.assert_allclose(naqopt.eval_params(state, params), w, rtol=1e-12)
+    np.testing.assert_allclose(params, w, rtol=1e-12)
+    assert state.info.steps_refused == 1
+    assert state.info.pairs_stored == before.info.pairs_stored
+    assert int(state.count) == 7
+    assert int(before.curvature.size) > int(state.curvature.size) == 0
+    if name == "mnaq":  # whose Lip is kept when pairs are forgotten
+        assert state.step_length == before.step_length != 1
+    fresh = tx.init(w)._replace(count=state.count, step_length=state.step_length)
+    np.testing.assert_allclose(step(params, state)[0], step(w, fresh)[0], rtol=1e-10)
+
+
+def test_directions_are_not_normalised_unless_asked_for(x64):
+    w, states = run(naqopt.onaq(0.1, momentum=0.0, normalize=False, memory_size=2), steps=8)
+    lengths = np.linalg.norm(np.diff(w, axis=0), axis=1)
+    norms = states.info.direction_norm[1:]
+    np.testing.assert_allclose(lengths, 0.1 * norms, rtol=1e-9)
+    assert np.ptp(norms) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("g", "epsilon", "xi"),
+    [
+        (1.0, 2.0, 2.0),
+        (0.09, 2.0, 9.0),  # ‖g‖² < 1e-2
+        (0.11, 2.0, 0.22),
+        (1.0, -3.0, 2.0 + 1.5),  # −εs/ss = 3/2
+        (0.0, -3.0, 1.5),
+    ],
+)
+def test_the_term_that_makes_curvature_positive(g, epsilon, xi, x64):
+    y = convergent_difference(jnp.array(epsilon), jnp.array(2.0), jnp.array(g))
+    np.testing.assert_allclose(y, epsilon + xi * 2.0, rtol=1e-12)
+    assert convergent_difference(jnp.array(epsilon), jnp.array(0.0), jnp.array(g)) == epsilon
+
+
+# On a quadratic.
+
+
+class SearchInfo(NamedTuple):
+    """What the optimizers read of a search's info."""
+
+    num_linesearch_steps: jax.Array
+    decrease_error: jax.Array
+
+
+class SearchState(NamedTuple):
+    """What they read of its state."""
+
+    learning_rate: jax.Array
+    value: jax.Array
+    grad: None
+    info: SearchInfo
+
+
+def exact_on_quadratics():
+    """The exact line search on a quadratic, a transformation as Optax's searches are."""
+
+    def init(params):
+        number = jnp.ones((), jax.tree.leaves(params)[0].dtype)
+        info = SearchInfo(jnp.zeros((), jnp.int32), number * jnp.inf)
+        return SearchState(number, number * jnp.inf, None, info)
+
+    def update(updates, state, params, *, value, grad, value_fn):
+        slope = optax.tree.vdot(updates, grad)
+        end = optax.tree.add(params, updates)
+        value, slope_at_end = jax.jvp(value_fn, (end,), (updates,))
+        curvature = slope_at_end - slope
+        alpha = jnp.where(curvature > 0, -slope / jnp.where(curvature > 0, curvature, 1), 0)
+        info = SearchInfo(jnp.ones((), jnp.int32), jnp.zeros_like(alpha))
+        state = state._replace(learning_rate=alpha, value=value, info=info)
+        return optax.tree.scale(alpha, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+EXACT = exact_on_quadratics()
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_size"),
+    [("bfgs", None), ("bfgs", 1), ("bfgs", SIZE), ("naq", None), ("moq", 1)],
+)
+def test_exact_line_searches_end_in_as_many_steps_as_dimensions(name, memory_size, x64):
+    """With momentum 0 all are BFGS, which makes conjugate directions, whatever its memory."""
+    arguments = {} if name == "bfgs" else {"momentum": 0.0, "convergence_term": False}
+    tx = getattr(naqopt, name)(memory_size=memory_size, linesearch=EXACT, **arguments)
+    w, states = run(tx, steps=SIZE + 1)
+    distance = np.linalg.norm(np.concatenate([[START], w]) - MINIMUM, axis=1)
+    assert distance[SIZE] < 1e-9 * distance[0]
+    assert np.all(distance[:SIZE] > 1e-5 * distance[0])
+    if memory_size is None:
+        # After n steps H is the inverse Hessian (Nocedal and Wright, Theorem 6.4). BFGS has the
+        # last pair a step later, for which the last step is there.
+        known = jax.tree.map(lambda x: x[SIZE - (name == "naq")], states.curvature)
+        close(jax.vmap(lambda e: multiply(known, e))(np.eye(SIZE)), np.linalg.inv(HESSIAN), 1e-6)
+
+
+GROWING = naqopt.schedules.nesterov_momentum()
+FIXED = {"learning_rate": 0.5, "linesearch": None, "convergence_term": False}
+TWINS = {
+    "line search": ("naq", "moq", {"momentum": GROWING, "memory_size": 3}),
+    "learning rate, dense": ("naq", "moq", {"momentum": 0.7, "memory_size": None, **FIXED}),
+    "online": ("onaq", "omoq", {"momentum": GROWING, "memory_size": 3}),
+}
+
+
+@pytest.mark.parametrize("twins", TWINS)
+def test_extrapolated_gradients_are_exact_on_a_quadratic(twins, x64):
+    """There the momentum methods, at half the gradients, take the Nesterov methods' steps."""
+    nesterov, momentum, arguments = TWINS[twins]
+    w, again = (
+        run(getattr(naqopt, name)(**arguments), steps=20)[0] for name in (nesterov, momentum)
+    )
+    np.testing.assert_allclose(again, w, rtol=0, atol=1e-9)
+    assert np.max(np.abs(w[-1] - START)) > 0.1
+
+
+# mNAQ's explicit step length.
+
+
+def test_mnaq_without_momentum_is_bfgs_while_its_trials_succeed(x64):
+    w, states = run(naqopt.mnaq(momentum=0.0, memory_size=3), steps=15)
+    assert np.all(states.info.step_size == 1)
+    tx = naqopt.bfgs(1.0, linesearch=None, convergence_term=True, memory_size=3)
+    np.testing.assert_allclose(run(tx, steps=15)[0], w, rtol=1e-9)
+
+
+def test_mnaqs_explicit_steps_by_hand(x64):
+    """E = 50 w² from w = 0.1, where the trial of the first step fails."""
+    tx = naqopt.mnaq(momentum=0.5, memory_size=None)
+
+    @jax.jit
+    def step(params, state):
+        value, grad = 50 * params**2, 100 * params
+        updates, state = tx.update(
+            grad, state, params, value=value, grad=grad, value_fn=lambda p: 50 * p**2
+        )
+        return optax.apply_updates(params, updates), state
+
+    params = jnp.array(0.1)
+    params, state = step(params, tx.init(params))
+    # g = 10, d = −1, α = δ g/(1·1) = 1e-3: w = 0.099, v = −1e-3, the look-ahead point 0.0985.
+    np.testing.assert_allclose(state.info.step_size, 1e-3, rtol=1e-12)
+    np.testing.assert_allclose(naqopt.eval_params(state, params), 0.099, rtol=1e-12)
+    np.testing.assert_allclose(params, 0.0985, rtol=1e-12)
+    # ε = 100 s, ξ = 2·10, y = 120 s; in one dimension H = s/y whatever γ.
+    np.testing.assert_allclose(state.curvature.matrix, [1 / 120], rtol=1e-12)
+    np.testing.assert_allclose(state.step_length, 100 * 120, rtol=1e-12)
+    # g = 9.85, d = −9.85/120 ≈ −0.082, where E has fallen: α = 1.
+    params, state = step(params, state)
+    np.testing.assert_allclose(state.info.step_size, 1, rtol=1e-12)
+    np.testing.assert_allclose(naqopt.eval_params(state, params), 0.0985 - 9.85 / 120, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("d", "loss_at_trial", "alpha"),
+    [
+        (-2.0, 0.99, 1.0),  # 1 + 1e-3 · 3 · (−2) = 0.994
+        (-2.0, 0.995, 1e-4 * 6 / (5 * 4)),
+        (-2.0, np.nan, 1e-4 * 6 / (5 * 4)),
+        (-2.0, -np.inf, 1e-4 * 6 / (5 * 4)),
+        (-1001.0, 1.0, 1e-7 * 3003 / (5 * 1001**2)),
+        (-1000.0, 1.0, 1e-4 * 3000 / (5 * 1000**2)),
+        (0.0, 2.0, 0.0),
+    ],
+)
+def test_the_explicit_step_length(d, loss_at_trial, alpha, x64):
+    line = Line(
+        loss=lambda p: jnp.asarray(loss_at_trial),
+        point=jnp.asarray(1.0),
+        direction=jnp.asarray(d),
+        loss_at_point=lambda: jnp.asarray(1.0),
+        gradient=jnp.asarray(3.0),
+    )
+    lipschitz = jnp.asarray(5.0)
+    step_length = explicit()
+    choice, kept = step_length.choose(lipschitz, line)
+    np.testing.assert_allclose(choice.alpha, alpha, rtol=1e-12)
+    assert kept == 5
+    assert not choice.failed
+    s, y = jnp.asarray([3.0, 0.0]), jnp.asarray([0.0, 6.0])
+    assert step_length.learn(lipschitz, s, y, jnp.asarray(True)) == 200
+    assert step_length.learn(lipschitz, 0 * s, y, jnp.asarray(False)) == 5
