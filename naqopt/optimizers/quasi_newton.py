@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
@@ -173,11 +174,17 @@ def _settle(
     method: Method, curvature: Any, pending: Pending, raw: Tree, taken: Scalar
 ) -> tuple[Any, dict[str, Scalar]]:
     """Forms the pair that waited for this gradient: y = ∇E(w⁺) − ĝ and what is added to it."""
-    epsilon = _tree.subtract(raw, pending.extrapolated)
-    y = method.difference(epsilon, pending.s, pending.extrapolated)
+
+    def form() -> tuple[Any, Scalar]:
+        epsilon = _tree.subtract(raw, pending.extrapolated)
+        y = method.difference(epsilon, pending.s, pending.extrapolated)
+        return method.curvature.update(curvature, pending.s, y, jnp.ones((), bool), None)
+
+    # Not masked but conditional, as the direction reads what is stored here: XLA would fuse a
+    # masked store into each of its readers, every time into a copy of the rings.
     formed = taken & pending.waits
-    curvature, stored = method.curvature.update(curvature, pending.s, y, formed, None)
-    return curvature, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
+    settled, stored = lax.cond(formed, form, lambda: (curvature, jnp.zeros((), bool)))
+    return settled, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
 
 
 def _direction(method: Method, curvature: Any, g: Tree, count: Scalar) -> tuple[Tree, ...]:
