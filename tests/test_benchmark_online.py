@@ -64,6 +64,32 @@ def test_statistics_move_once_a_step_at_the_params(name):
         assert not equal(params, progress.params)
 
 
+def test_flax_optimizer_moves_statistics_once():
+    """The README's step, with Flax's own optimizer."""
+    task = normalized_problem()
+    model = task.model(rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, naqopt.onaq(), wrt=nnx.Param)
+
+    def loss_fn(model, batch):
+        return task.losses(model(batch[0]), batch[1]).mean()
+
+    @nnx.jit
+    def step(model, optimizer, batch):
+        graphdef, _, rest = nnx.split(model, nnx.Param, ...)
+
+        def value_fn(params):  # a copy of the model, whose batch statistics end with it
+            return loss_fn(nnx.merge(graphdef, params, rest, copy=True), batch)
+
+        value, grads = nnx.value_and_grad(loss_fn)(model, batch)  # moves the running averages
+        optimizer.update(model, grads, value=value, grad=grads, value_fn=value_fn)
+        return value
+
+    hidden = model.layers[0](task.train[0])
+    step(model, optimizer, task.train)
+    mean = model.norms[0].mean[...]
+    np.testing.assert_allclose(mean, 0.1 * hidden.mean(0), rtol=1e-5, atol=1e-6)
+
+
 def test_training_goes_by_the_batch_and_testing_by_the_averages():
     task = normalized_problem()
     params, statistics = task.start(0)

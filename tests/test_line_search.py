@@ -336,6 +336,8 @@ def test_what_store_grad_keeps_holds_at_the_params(fault):
         np.testing.assert_allclose(state.stored.grad, HESSIAN @ params, rtol=1e-5, atol=1e-6)
     assert state.info.steps_skipped == int(fault == "caller")
     assert state.info.steps_refused == int(fault == "search")
+    # The pair of the first step was formed either way, after the skipped step if there was one.
+    assert state.info.pairs_stored == 1
 
 
 # Which closures are needed, and which one is asked.

@@ -51,6 +51,8 @@ def naq(learning_rate=None, memory_size=10, scale_init_precond=True, linesearch=
 
 
 @pytest.mark.slow
+# One case calls scikit-learn as was usual before its version 1.8.
+@pytest.mark.filterwarnings("ignore:'penalty' was deprecated:FutureWarning")
 @pytest.mark.parametrize("case", [name for name in CASES if name not in EXCEPTED])
 @pytest.mark.parametrize("factory", [bfgs, naq], ids=["bfgs", "naq"])
 def test_case(factory, case, monkeypatch):

@@ -351,6 +351,18 @@ def test_every_step_is_the_one_documented(name, memory_size, x64):
         np.testing.assert_allclose(curvature.s[newest], s, rtol=1e-6, atol=1e-12)
         np.testing.assert_allclose(curvature.y[newest], y, rtol=1e-6, atol=1e-9)
 
+    # The last direction is H times the gradient, by the pairs that were there.
+    known = path[STEPS if name in ONE_GRADIENT else STEPS - 1][1].curvature
+    if memory_size is None:
+        product = multiply(known, halved[STEPS - 1])
+    else:
+        slots = [int(i) for i in ring.newest_first(known)[: int(known.size)]][::-1]
+        S, Y = ([np.asarray(rows[i]) for i in slots] for rows in (known.s, known.y))
+        scales = [s @ y / (y @ y) for s, y in zip(S, Y, strict=True)]
+        gamma = np.mean(scales) if online else scales[-1]
+        product = listings.two_loop(S, Y, halved[STEPS - 1], gamma)
+    np.testing.assert_allclose(np.linalg.norm(product), info["direction_norm"][-1], rtol=1e-6)
+
 
 @EACH_CASE
 def test_the_first_direction(name, memory_size, x64):
@@ -388,6 +400,21 @@ def test_a_refused_step_leads_back_and_starts_anew(name, memory_size, x64):
         assert state.step_length == before.step_length != 1
     fresh = tx.init(w)._replace(count=state.count, step_length=state.step_length)
     np.testing.assert_allclose(step(params, state)[0], step(w, fresh)[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("start", [START, np.full(SIZE, 0.3)], ids=["convex", "not convex"])
+def test_the_first_scale_of_dense_mnaq(start, x64):
+    """γ = sᵀε/yᵀy, without the term that is in y, unless that is negative."""
+    tx, step = wavy_step("mnaq", None)
+    w = jnp.asarray(start)
+    params, state = step(w, tx.init(w))
+    g, s = np.asarray(jax.grad(wavy)(w)), np.asarray(naqopt.eval_params(state, params) - w)
+    epsilon = np.asarray(jax.grad(wavy)(w + s)) - g
+    y = np.asarray(convergent_difference(jnp.asarray(epsilon), jnp.asarray(s), jnp.asarray(g)))
+    assert (s @ epsilon > 0) == (start is START)
+    gamma = (s @ epsilon if start is START else s @ y) / (y @ y)
+    expected = listings.dense_bfgs([s], [y], np.full(SIZE, gamma))
+    np.testing.assert_allclose(state.curvature.matrix, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_directions_are_not_normalised_unless_asked_for(x64):

