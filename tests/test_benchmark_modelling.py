@@ -171,7 +171,9 @@ def test_rates_are_tuned_on_other_runs_and_kept(monkeypatch, tmp_path):
     assert rates <= entry["grid"].keys()
     assert entry["grid"][f"{entry['learning_rate']:g}"] == min(entry["grid"].values())
     runner = Runner(METHODS["adam"], 1e-6, 40)
-    tuned = [runner.run(seed, entry["learning_rate"])["train_error"] for seed in range(1000, 1005)]
+    tuned = [
+        runner.run(seed, entry["learning_rate"])["train_error"] for seed in modelling.TUNING_SEEDS
+    ]
     assert entry["grid"][f"{entry['learning_rate']:g}"] == pytest.approx(np.mean(tuned), rel=1e-5)
     assert "other runs by learning rate" in path.with_name("results.md").read_text()
 
