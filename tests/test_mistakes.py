@@ -231,6 +231,8 @@ def test_a_dense_matrix_that_is_too_large(factory):
 
 @each(WITH_LINE_SEARCH)
 def test_what_is_no_line_search(factory):
+    with pytest.raises(TypeError, match=r"`learning_rate` is a transformation.*`linesearch`"):
+        factory(naqopt.armijo())
     with pytest.raises(TypeError, match=r"`linesearch` must be one of Optax's.*naqopt\.armijo\(\)"):
         factory(linesearch=naqopt.armijo)
     with pytest.raises(TypeError, match=r"`linesearch` must be one of Optax's.*got 'armijo'"):

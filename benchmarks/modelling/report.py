@@ -63,7 +63,7 @@ def write(content: Content, names: Sequence[str], folder: Path) -> Path:
     text = [f"# {content['title']}", _described(content), table(shown)]
     grids = _grids(shown)
     if grids:
-        text += ["Average training error, 10⁻³, of five other runs by learning rate:", grids]
+        text += ["Average training error, 10⁻³, of 15 other runs by learning rate:", grids]
     (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     click.echo("\n" + "\n\n".join(text[2:]) + "\n")
     path = picture(content["title"], shown, folder / f"{folder.name}.png")

@@ -94,19 +94,26 @@ def bfgs_update(
     finite = jnp.isfinite(ss) & jnp.isfinite(yy) & jnp.isfinite(sy)
     stored = accept & finite & (sy > min_curvature * ss) & (sy >= tiny)
 
-    # A refused pair becomes zeros, which leave the matrix as it is.
-    s, y = (_tree.where(stored, x, jax.tree.map(jnp.zeros_like, x)) for x in (s, y))
     rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
-    first = stored & (dense.size == 0)
+    first = dense.size == 0
+    hy = _tree.where(first, _tree.scale(gamma, y), multiply(dense, y))
+    factor = 0.5 * (1 + rho * _tree.dot(y, hy).astype(dtype))
+    # ρ goes to the vectors first: its square overflows where s is short.
+    u = jax.tree.map(
+        lambda x, h: factor.astype(x.dtype) * (rho.astype(x.dtype) * x) - rho.astype(x.dtype) * h,
+        s,
+        hy,
+    )
+    stored = stored & jnp.isfinite(_tree.squared_norm(u))
+
+    # A refused pair becomes zeros, which leave the matrix as it is.
+    s, u = (_tree.where(stored, x, jax.tree.map(jnp.zeros_like, x)) for x in (s, u))
     start = jax.tree.map(
-        lambda rows, unit: jnp.where(first, gamma.astype(dtype) * unit, rows),
+        lambda rows, unit: jnp.where(stored & first, gamma.astype(dtype) * unit, rows),
         dense.matrix,
         _identity(dense.matrix),
     )
-    hy = _tree.where(first, _tree.scale(gamma, y), multiply(dense, y))
-    factor = 0.5 * rho * (1 + rho * _tree.dot(y, hy).astype(dtype))
-    u = jax.tree.map(lambda x, h: factor.astype(x.dtype) * x - rho.astype(x.dtype) * h, s, hy)
     size = dense.size + stored.astype(jnp.int32)
     return Dense(_add_symmetric(start, s, u), size), stored
 

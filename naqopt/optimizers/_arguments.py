@@ -48,6 +48,11 @@ def step_length_of(optimizer: str, learning_rate: Any, linesearch: Any) -> StepL
       ValueError: if neither a learning rate nor a line search is given.
       TypeError: if the line search is something else than one of Optax's.
     """
+    if isinstance(learning_rate, optax.GradientTransformation):
+        raise TypeError(
+            f"naqopt.{optimizer}: `learning_rate` is a transformation. A line search goes to "
+            f"`linesearch`: naqopt.{optimizer}(linesearch=naqopt.armijo())."
+        )
     if learning_rate is not None:
         _checks.learning_rate(optimizer, learning_rate)
     if linesearch is None:

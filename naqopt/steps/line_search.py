@@ -38,7 +38,7 @@ class Choice(NamedTuple):
     """The step length found.
 
     Attributes:
-      alpha: α; 0 where every trial failed, which refuses the step.
+      alpha: α; 0 with `failed` where every trial failed, which refuses the step.
       trials: how many points the loss was evaluated at.
       failed: whether the search ended without sufficient decrease.
       loss: E(ŵ + α d) where the search knows it.
@@ -208,7 +208,9 @@ def explicit() -> StepLength:
         return Choice(alpha, one_trial, failed), lipschitz
 
     def learn(lipschitz: Scalar, s: Tree, y: Tree, stored: Scalar) -> Scalar:
-        ratio = _tree.squared_norm(y) / jnp.where(stored, _tree.squared_norm(s), 1)
-        return jnp.where(stored, 100 * jnp.sqrt(ratio), lipschitz).astype(lipschitz.dtype)
+        squared_s = _tree.squared_norm(s)
+        usable = stored & (squared_s > 0)  # it underflows where s is short
+        ratio = _tree.squared_norm(y) / jnp.where(usable, squared_s, 1)
+        return jnp.where(usable, 100 * jnp.sqrt(ratio), lipschitz).astype(lipschitz.dtype)
 
     return StepLength(lambda dtype: jnp.ones((), dtype), choose, learn)
