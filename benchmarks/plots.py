@@ -93,6 +93,7 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
             _leave_out_explosions(row[0], contents)
             _logarithmic(row[0])
         else:
+            _leave_out_the_start(row[0], [content["records"][quantity] for content in contents])
             row[0].yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
     seeds = sorted({len(group) for group in groups})
     spread = f"median and range of {' or '.join(map(str, seeds))} seeds"
@@ -195,6 +196,14 @@ def decorate(axis: Axes) -> None:
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.02)
+
+
+def _leave_out_the_start(axis: Axes, shares: Sequence[Sequence[Any]]) -> None:
+    """Begins the scale a little below the lowest share after the first epoch."""
+    later = [share for run in shares for share in run[1:] if share is not None]
+    if later:
+        margin = 0.1 * (max(later) - min(later))
+        axis.set_ylim(min(later) - margin, max(later) + margin)
 
 
 def _leave_out_explosions(axis: Axes, contents: Sequence[Content]) -> None:

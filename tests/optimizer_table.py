@@ -80,7 +80,8 @@ def _quasi_newton(
         lookahead=gradients == 2 and "momentum" in arguments,
         raw_statistics=(lambda state: state.pending.extrapolated) if gradients == 1 else None,
         searches=searches,
-        slow=arguments.get("memory_size", 2) is None,  # as the limited ones but for the matrix
+        # Dense as limited but for the matrix; the two others lie between bfgs, naq and onaq.
+        slow=name.endswith("dense") or name in ("mnaq", "obfgs"),
     )
 
 
@@ -124,6 +125,7 @@ ROWS = [
         lookahead=True,
         raw_statistics=lambda state: state.memory,
         cycles=True,
+        slow=True,  # between adaqn and asnaq
     ),
     _quasi_newton("bfgs", naqopt.bfgs, {"learning_rate": 1.0}, 1, searches=True),
     _quasi_newton("naq", naqopt.naq, {"learning_rate": 1.0, "momentum": 0.5}, 2, searches=True),

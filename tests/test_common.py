@@ -44,8 +44,14 @@ MIXED_WIDE = {"bias": FLOAT32, "gain": BFLOAT16, "weight": FLOAT64}
 NARROW = {BFLOAT16: BFLOAT16, FLOAT16: FLOAT16, FLOAT32: FLOAT32, "mixed": MIXED}
 WIDE = {FLOAT64: FLOAT64, "mixed_wide": MIXED_WIDE}
 DTYPE_CASES = [
-    *(pytest.param(False, dtypes, id=name) for name, dtypes in NARROW.items()),
-    *(pytest.param(True, dtypes, id=f"{name}-x64") for name, dtypes in {**NARROW, **WIDE}.items()),
+    *(pytest.param(False, dtypes, False, id=name) for name, dtypes in NARROW.items()),
+    *(
+        pytest.param(True, dtypes, False, id=f"{name}-x64")
+        for name, dtypes in {**NARROW, **WIDE}.items()
+    ),
+    # With gradients as wide as the widest param.
+    pytest.param(False, MIXED, True, id="mixed-wide-gradients"),
+    pytest.param(True, MIXED_WIDE, True, id="mixed_wide-x64-wide-gradients"),
 ]
 
 
@@ -126,8 +132,7 @@ def test_init_and_abstract_init_agree_and_no_two_buffers_are_shared(row):
 
 
 @EACH_ROW
-@pytest.mark.parametrize("wide_gradients", [False, True], ids=["own", "wide"])
-@pytest.mark.parametrize(("x64", "dtypes"), DTYPE_CASES)
+@pytest.mark.parametrize(("x64", "dtypes", "wide_gradients"), DTYPE_CASES)
 def test_dtypes_are_kept(row, x64, dtypes, wide_gradients):
     """Of state and updates, in a step, a scan and a cond; only traced, so that it takes no time."""
     with enable_x64(x64):

@@ -160,7 +160,22 @@ def difference(run, actual, expected):
     return worst["points"], worst["curvature"]
 
 
-@pytest.mark.parametrize("name", RUNS)
+# The rest of the runs differ from one of these in an argument that acts alone.
+QUICK = ("bfgs", "naq", "moq", "mnaq", "obfgs", "onaq", "omoq")
+QUICK = {f"{name}{form}" for name in QUICK for form in ("", "_dense")} | {
+    "bfgs_term",
+    "naq_no_term",
+    "naq_half",
+    "mnaq_nesterov",
+    "onaq_unnormalized",
+    "moq_clipped",
+    "omoq_clipped",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in RUNS]
+)
 def test_trajectory_and_single_steps_equal_the_listing(name, x64):
     run = RUNS[name]
     tx, step = compiled_step(name)

@@ -356,8 +356,8 @@ def mnaq(
 
     Costs two gradients a step, the caller's included, and one loss; 2 m + 1 copies of the params
     (21 by default), d + 1 with the dense matrix. Not for mini-batches: take `naqopt.onaq`. Not for
-    float32 to high accuracy: explicit steps may be so short that their pairs are rounding errors,
-    and nothing then holds the loss (of 15 long runs one was lost so, none in float64). Under
+    float32 to high accuracy: explicit steps may be so short that they vanish in the rounding of the
+    params, and the run stands still (of 15 long runs one so at a bad point, none in float64). Under
     `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
     """
     check_momentum("mnaq", momentum)
