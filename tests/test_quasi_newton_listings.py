@@ -194,13 +194,13 @@ def test_trajectory_and_single_steps_equal_the_listing(name, x64):
         params, state = step(params, state, data(k), number)
         after = as_reference(run, params, inner(state))
         backtracked += int(inner(state).info.search_trials) > 1
-        # One step from the same state: 1e-12, and 1e-11 for a matrix of badly rounded pairs.
+        # One step from the same state: 1e-12, and 1e-9 for a matrix of badly rounded pairs.
         closures = with_fault(*at_step(k), fault)
         arguments = {"method": run.method, "clip": clip, **settings}
         single = quasi_newton.step(before, *closures, **arguments)
         points, curvature = difference(run, after, single)
         assert points < 1e-12, k
-        assert curvature < 1e-11, k
+        assert curvature < 1e-9, k
         # The whole run until something is broken on purpose: 1e-9.
         if k < min(FAULTS):
             reference = quasi_newton.step(reference, *closures, **arguments)
