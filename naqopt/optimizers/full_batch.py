@@ -100,8 +100,9 @@ def bfgs(
 
     Costs one gradient a step, the caller's, and a loss a trial of the line search; 2 m + 2 copies
     of the params (22 by default), one more with `store_grad`. Not for mini-batches, whose gradients
-    differ by noise: take `naqopt.obfgs` or `naqopt.onaq`. Under `optax.inject_hyperparams` name
-    `memory_size` and `history_dtype` static.
+    differ by noise: take `naqopt.obfgs` or `naqopt.onaq`. Not for bfloat16 params, in which a line
+    search soon finds no decrease: keep them in float32 and compute in bfloat16. Under
+    `optax.inject_hyperparams` name `memory_size` and `history_dtype` static.
     """
     _checks.flag("bfgs", "store_grad", store_grad)
     return transformation(
