@@ -89,7 +89,7 @@ def bfgs_update(
     Before the first pair H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy.
     """
     dtype = jax.tree.leaves(dense.matrix)[0].dtype
-    sy, yy, ss = (product.astype(dtype) for product in (_tree.dot(s, y), *map(_squared, (y, s))))
+    sy, yy, ss = (_tree.dot(a, b).astype(dtype) for a, b in ((s, y), (y, y), (s, s)))
     tiny = jnp.finfo(dtype).tiny
     finite = jnp.isfinite(ss) & jnp.isfinite(yy) & jnp.isfinite(sy)
     stored = accept & finite & (sy > min_curvature * ss) & (sy >= tiny)
@@ -116,10 +116,6 @@ def bfgs_update(
     )
     size = dense.size + stored.astype(jnp.int32)
     return Dense(_add_symmetric(start, s, u), size), stored
-
-
-def _squared(tree: Tree) -> Scalar:
-    return _tree.squared_norm(tree)
 
 
 def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:

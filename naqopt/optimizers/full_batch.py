@@ -22,9 +22,37 @@ from naqopt.steps.schedules import Momentum
 _MIN_CURVATURE = 1e-8
 
 
-def _difference(optimizer: str, convergence_term: Any) -> Any:
+def _searching(
+    optimizer: str,
+    learning_rate: Any,
+    momentum: Momentum | None,
+    memory_size: int | None,
+    linesearch: Any,
+    convergence_term: Any,
+    history_dtype: Any,
+    two_gradients: bool,
+    store_grad: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the method with so many gradients a step whose step length is searched for."""
     _checks.flag(optimizer, "convergence_term", convergence_term)
-    return convergent_difference if convergence_term else plain_difference
+    if momentum is not None:
+        check_momentum(optimizer, momentum)
+    return transformation(
+        Method(
+            optimizer=optimizer,
+            curvature=curvature_of(
+                optimizer, memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
+            ),
+            two_gradients=two_gradients,
+            step_length=step_length_of(optimizer, learning_rate, linesearch),
+            learning_rate=learning_rate,
+            momentum=momentum,
+            difference=convergent_difference if convergence_term else plain_difference,
+            normalize=False,
+            scale_first=True,
+            store_grad=store_grad,
+        )
+    )
 
 
 def bfgs(
@@ -105,21 +133,16 @@ def bfgs(
     `optax.inject_hyperparams` name `memory_size` and `history_dtype` static.
     """
     _checks.flag("bfgs", "store_grad", store_grad)
-    return transformation(
-        Method(
-            optimizer="bfgs",
-            curvature=curvature_of(
-                "bfgs", memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
-            ),
-            two_gradients=False,
-            step_length=step_length_of("bfgs", learning_rate, linesearch),
-            learning_rate=learning_rate,
-            momentum=None,
-            difference=_difference("bfgs", convergence_term),
-            normalize=False,
-            scale_first=True,
-            store_grad=store_grad,
-        )
+    return _searching(
+        "bfgs",
+        learning_rate,
+        None,
+        memory_size,
+        linesearch,
+        convergence_term,
+        history_dtype,
+        two_gradients=False,
+        store_grad=store_grad,
     )
 
 
@@ -195,21 +218,15 @@ def naq(
     to 7 times the evaluations of `naqopt.bfgs`. Not for mini-batches: take `naqopt.onaq`. Under
     `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
     """
-    check_momentum("naq", momentum)
-    return transformation(
-        Method(
-            optimizer="naq",
-            curvature=curvature_of(
-                "naq", memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
-            ),
-            two_gradients=True,
-            step_length=step_length_of("naq", learning_rate, linesearch),
-            learning_rate=learning_rate,
-            momentum=momentum,
-            difference=_difference("naq", convergence_term),
-            normalize=False,
-            scale_first=True,
-        )
+    return _searching(
+        "naq",
+        learning_rate,
+        momentum,
+        memory_size,
+        linesearch,
+        convergence_term,
+        history_dtype,
+        two_gradients=True,
     )
 
 
@@ -276,21 +293,15 @@ def moq(
     copies of the params (24 by default). Not for mini-batches: take `naqopt.omoq`. Under
     `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
     """
-    check_momentum("moq", momentum)
-    return transformation(
-        Method(
-            optimizer="moq",
-            curvature=curvature_of(
-                "moq", memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
-            ),
-            two_gradients=False,
-            step_length=step_length_of("moq", learning_rate, linesearch),
-            learning_rate=learning_rate,
-            momentum=momentum,
-            difference=_difference("moq", convergence_term),
-            normalize=False,
-            scale_first=True,
-        )
+    return _searching(
+        "moq",
+        learning_rate,
+        momentum,
+        memory_size,
+        linesearch,
+        convergence_term,
+        history_dtype,
+        two_gradients=False,
     )
 
 
