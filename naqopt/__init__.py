@@ -1,9 +1,11 @@
 """Nesterov- and momentum-accelerated quasi-Newton training as Optax gradient transformations."""
 
+from naqopt.batches import full_gradient
 from naqopt.optimizers.adaptive import adaqn, asnaq
 from naqopt.optimizers.full_batch import bfgs, mnaq, moq, naq
 from naqopt.optimizers.online import obfgs, omoq, onaq
-from naqopt.state import diagnostics, eval_params
+from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2
+from naqopt.state import diagnostics, eval_params, snapshot
 from naqopt.steps import schedules
 from naqopt.steps.line_search import armijo
 
@@ -14,6 +16,7 @@ __all__ = [
     "bfgs",
     "diagnostics",
     "eval_params",
+    "full_gradient",
     "mnaq",
     "moq",
     "naq",
@@ -21,4 +24,8 @@ __all__ = [
     "omoq",
     "onaq",
     "schedules",
+    "snapshot",
+    "svr_naq",
+    "svrg",
+    "svrg2",
 ]

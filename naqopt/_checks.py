@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from naqopt._tree import Tree
+from naqopt._tree import Tree, accumulation_dtype
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # what does not vanish in float32
 
@@ -145,4 +145,18 @@ def same_structure(optimizer: str, name: str, tree: Tree, expected: Tree) -> Non
                 f"naqopt.{optimizer}: `{name}{jax.tree_util.keystr(path)}` has shape "
                 f"{jnp.shape(leaf)}, but the params given to init had {reference.shape} there"
                 f"{_remedy(name)}."
+            )
+
+
+def gradient_dtypes(optimizer: str, name: str, tree: Tree, params: Tree) -> None:
+    """Raises a TypeError unless a gradient has the dtypes of the params, or at least float32."""
+    for (path, leaf), param in zip(
+        jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True
+    ):
+        dtypes = dict.fromkeys(str(d) for d in (param.dtype, accumulation_dtype(param.dtype)))
+        if leaf.dtype.name not in dtypes:
+            raise TypeError(
+                f"naqopt.{optimizer}: `{name}{jax.tree_util.keystr(path)}` has dtype "
+                f"{leaf.dtype.name}, but the params have {param.dtype.name} there. Give it in "
+                f"{' or '.join(dtypes)}, as jax.grad of the loss by these params does."
             )

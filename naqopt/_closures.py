@@ -86,24 +86,27 @@ def gradient(
 
 
 def raw_gradient(optimizer: str, updates: Tree, grad: Tree | None) -> Tree:
-    """Returns the raw gradient: `grad`, pruned as `updates` is, or `updates` without it.
+    """Returns the raw gradient: `grad`, pruned as `updates` is, or `updates` without it."""
+    return updates if grad is None else pruned(optimizer, "grad", grad, updates)
 
-    Under `optax.masked` the updates hold an `optax.MaskedNode` for each leaf that belongs to
+
+def pruned(optimizer: str, name: str, tree: Tree, like: Tree) -> Tree:
+    """Returns the tree with the holes of `like`, checked to have its structure and shapes.
+
+    Under `optax.masked` updates and states hold an `optax.MaskedNode` for each leaf that belongs to
     others, while extra arguments such as `grad` arrive whole.
     """
-    if grad is None:
-        return updates
     try:
-        pruned = jax.tree.map(
-            lambda u, g: u if isinstance(u, optax.MaskedNode) else g,
-            updates,
-            grad,
-            is_leaf=lambda u: isinstance(u, optax.MaskedNode),
+        result = jax.tree.map(
+            lambda x, t: x if isinstance(x, optax.MaskedNode) else t,
+            like,
+            tree,
+            is_leaf=lambda x: isinstance(x, optax.MaskedNode),
         )
     except ValueError:
-        pruned = grad
-    _checks.same_structure(optimizer, "grad", pruned, updates)
-    return pruned
+        result = tree
+    _checks.same_structure(optimizer, name, result, like)
+    return result
 
 
 def is_finite(tree: Tree) -> Scalar:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from naqopt import _tree
+from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 
 
@@ -23,6 +23,8 @@ class Info(NamedTuple):
         finite, or every trial of its line search failed.
       searches_failed: line searches that ended without sufficient decrease.
       search_trials: points at which the last line search evaluated the loss.
+      snapshots_refused: calls of `naqopt.snapshot` whose full gradient was not finite.
+      steps_without_snapshot: steps of a variance-reduced method before its first snapshot.
       step_size: α of the last step, schedules and back-off included.
       momentum: μ of the next step; 0 for methods without momentum.
       direction_norm: ‖H g‖ of the last step, before any normalisation.
@@ -35,6 +37,8 @@ class Info(NamedTuple):
     steps_refused: jax.Array
     searches_failed: jax.Array
     search_trials: jax.Array
+    snapshots_refused: jax.Array
+    steps_without_snapshot: jax.Array
     step_size: jax.Array
     momentum: jax.Array
     direction_norm: jax.Array
@@ -50,6 +54,8 @@ def init_info(dtype: Any, momentum: Any = 0) -> Info:
         steps_refused=jnp.zeros((), jnp.int32),
         searches_failed=jnp.zeros((), jnp.int32),
         search_trials=jnp.zeros((), jnp.int32),
+        snapshots_refused=jnp.zeros((), jnp.int32),
+        steps_without_snapshot=jnp.zeros((), jnp.int32),
         step_size=jnp.zeros((), dtype),
         momentum=jnp.array(momentum, dtype),
         direction_norm=jnp.zeros((), dtype),
@@ -164,6 +170,91 @@ def _subtract(params: Tree, displacement: Tree) -> Tree:
             "flax.nnx.Optimizer pass nnx.as_pure(optimizer.opt_state) and "
             f"nnx.as_pure(nnx.state(model, nnx.Param))): {error}"
         ) from error
+
+
+def snapshot(
+    state: optax.OptState, params: optax.Params, full_grad: optax.Updates
+) -> optax.OptState:
+    r"""Gives a variance-reduced optimizer its full gradient: call it once an epoch.
+
+    With the iterate :math:`w` of now, that is `eval_params(state, params)`,
+
+    .. math::
+      s = w - \tilde w, \qquad y = \nabla E(w) - \Omega, \qquad
+      \tilde w \leftarrow w, \qquad \Omega \leftarrow \nabla E(w)
+
+    and, from the second snapshot on, the pair :math:`(s, y)` goes to the curvature of
+    `naqopt.svrg2` and `naqopt.svr_naq` if :math:`s^\top y > 10^{-8} \lVert s \rVert^2`. Nothing
+    else changes, the params in particular.
+
+    Args:
+      state: the optimizer's state; states of `naqopt.svrg`, `naqopt.svrg2` and `naqopt.svr_naq` are
+        found by type inside `optax.chain`, `masked`, `partition`, `inject_hyperparams`,
+        `apply_if_finite` and `MultiSteps`. Of a `flax.nnx.Optimizer` pass
+        `nnx.as_pure(optimizer.opt_state)` and put the result back by
+        `nnx.update(optimizer.opt_state, ...)`.
+      params: the params that belong to this state, as they are trained.
+      full_grad: the gradient of the loss over all training examples **at
+        `naqopt.eval_params(state, params)`**, which for `svr_naq` are not the params;
+        `naqopt.full_gradient` takes it from a data loader. A tree like the params, in their dtypes
+        or at least float32. If it is not finite the state keeps its last snapshot and counts that.
+
+    Returns:
+      The state with the snapshot. It shares no memory with params and full_grad, so that all can be
+      donated. A pure function, for use under `jax.jit` as well.
+
+    Raises:
+      ValueError: if the state is of no variance-reduced optimizer, the arguments are swapped, or
+        params or full_grad have another structure or other shapes than init was given.
+      TypeError: if full_grad has another dtype than the params.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, naqopt, optax
+      >>> batches = [jnp.array([1.0]), jnp.array([3.0])]
+      >>> loss = lambda p, batch: jnp.mean((p - batch) ** 2)
+      >>> params = jnp.array(0.0)
+      >>> tx = naqopt.svrg(learning_rate=0.1)
+      >>> state = tx.init(params)
+      >>> full_grad = naqopt.full_gradient(loss, naqopt.eval_params(state, params), batches)
+      >>> state = naqopt.snapshot(state, params, full_grad)
+      >>> for batch in batches:  # both move as the full gradient does
+      ...   value_fn = lambda p: loss(p, batch)
+      ...   grad = jax.grad(value_fn)(params)
+      ...   updates, state = tx.update(grad, state, params, value_fn=value_fn)
+      ...   params = optax.apply_updates(params, updates)
+      ...   print(f"{updates:.2f}")
+      0.40
+      0.32
+
+    Costs a copy of both, and with curvature the storing of a pair: a pass over S, or d² numbers.
+    """
+    found = [node for _, node in _find(state) if _takes_snapshots(node)]
+    if not found and any(_takes_snapshots(node) for _, node in _find(params)):
+        raise ValueError(
+            "naqopt.snapshot: the arguments are swapped; call snapshot(state, params, full_grad)."
+        )
+    if not found:
+        raise ValueError(
+            "naqopt.snapshot: `state` holds no state of naqopt.svrg, naqopt.svrg2 or "
+            "naqopt.svr_naq; other optimizers take no snapshots. Pass the state that tx.init or "
+            "tx.update returned."
+        )
+    params = _checks.params("snapshot", params)
+    full_grad = jax.tree.map(jnp.asarray, full_grad)
+
+    def take(node: Any) -> Any:
+        if not _takes_snapshots(node):
+            return node
+        own_params = _closures.pruned("snapshot", "params", params, node.snapshot_params)
+        own_grad = _closures.pruned("snapshot", "full_grad", full_grad, node.snapshot_params)
+        _checks.gradient_dtypes("snapshot", "full_grad", own_grad, own_params)
+        return node.take_snapshot(eval_params(node, own_params), own_grad)
+
+    return jax.tree.map(take, state, is_leaf=_is_state)
+
+
+def _takes_snapshots(node: Any) -> bool:
+    return hasattr(node, "take_snapshot")
 
 
 def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:

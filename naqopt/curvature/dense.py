@@ -78,7 +78,12 @@ def _add_symmetric(matrix: Tree, a: Tree, b: Tree) -> Tree:
 
 
 def bfgs_update(
-    dense: Dense, s: Tree, y: Tree, accept: Scalar, min_curvature: Any, numerator: Scalar | None
+    dense: Dense,
+    s: Tree,
+    y: Tree,
+    accept: Scalar,
+    min_curvature: Any,
+    numerator: Scalar | None = None,
 ) -> tuple[Dense, Scalar]:
     """Returns the matrix after the pair (s, y), and whether it was usable.
 

@@ -119,6 +119,15 @@ def two_loop(pairs: Pairs, g: Tree, h0: Scalar | Tree) -> Tree:
     return jax.tree.map(jnp.add, r, _tree.history_sum(e, pairs.s))
 
 
+def update(
+    pairs: Pairs, s: Tree, y: Tree, accept: Scalar, min_curvature: Any
+) -> tuple[Pairs, Scalar]:
+    """Returns the ring after the pair (s, y), and whether it was stored: if sᵀy > c ‖s‖²."""
+    new = ring.products(pairs, s, y)
+    stored = accept & ring.is_usable(new) & (new.sy > min_curvature * new.ss)
+    return ring.store(pairs, s, y, new, stored), stored
+
+
 def limited_memory(
     memory_size: int,
     min_curvature: Any,
@@ -144,12 +153,10 @@ def limited_memory(
         gamma = jnp.where(pairs.size > 0, scale(pairs), first_scale.astype(pairs.scales.dtype))
         return two_loop(pairs, g, gamma)
 
-    def update(
+    def learn(
         pairs: Pairs, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None
     ) -> tuple[Pairs, Scalar]:
         del numerator  # γ is the newest pairs' at every step, not the first one's
-        new = ring.products(pairs, s, y)
-        stored = accept & ring.is_usable(new) & (new.sy > min_curvature * new.ss)
-        return ring.store(pairs, s, y, new, stored), stored
+        return update(pairs, s, y, accept, min_curvature)
 
-    return Curvature(init, lambda pairs: pairs.s, precondition, update, ring.clear)
+    return Curvature(init, lambda pairs: pairs.s, precondition, learn, ring.clear)
