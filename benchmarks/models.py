@@ -22,6 +22,12 @@ def small_normal() -> Initializer:
     return nnx.initializers.normal(0.01)
 
 
+def symmetric_uniform(bound: float) -> Initializer:
+    """Returns the initialization from U(−bound, bound)."""
+    draw = nnx.initializers.uniform(2 * bound)
+    return lambda *arguments, **options: draw(*arguments, **options) - bound
+
+
 class Elman(nnx.Module):
     """A layer h_t = tanh(W x_t + U h_{t-1} + b), zero at the start.
 
@@ -183,8 +189,9 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
         activation: Callable[[jax.Array], jax.Array] = nnx.relu,
         batch_norm: bool = False,
+        initializer: Initializer | None = None,
     ):
-        """Makes the layers, in Flax's own initialization.
+        """Makes the layers.
 
         Args:
           widths: numbers of inputs, of units in every hidden layer, and of outputs.
@@ -193,9 +200,11 @@ class MLP(nnx.Module):
           batch_norm: whether to normalize. The running averages forget with a decay of 0.9 a step,
             as PyTorch's do: Flax's 0.99 would still remember the start after an epoch of the
             smaller tasks.
+          initializer: draws weights and biases; None for Flax's own way.
         """
+        options = {"kernel_init": initializer, "bias_init": initializer} if initializer else {}
         pairs = itertools.pairwise(widths)
-        self.layers = nnx.List([nnx.Linear(*pair, rngs=rngs) for pair in pairs])
+        self.layers = nnx.List([nnx.Linear(*pair, rngs=rngs, **options) for pair in pairs])
         hidden = widths[1:-1] if batch_norm else ()
         self.norms = nnx.List([nnx.BatchNorm(width, momentum=0.9, rngs=rngs) for width in hidden])
         self.activation = activation
@@ -212,37 +221,59 @@ class MLP(nnx.Module):
 
 
 class PooledConvolution(nnx.Module):
-    """A convolution of 5 x 5 with stride 1, and the greatest of each 2 x 2 of its outputs.
+    """A convolution with stride 1, and the greatest of each 2 x 2 of its outputs.
 
-    It is one product of every band of 5 rows with a banded matrix, whose columns stand in an order
+    It is one product of every band of k rows with a banded matrix, whose columns stand in an order
     in which the 2 x 2 are apart: on a CPU three times as quick as XLA's convolution and pooling.
+    Of an odd number of outputs the last is left out.
 
     Attributes:
-      kernel: (5, 5, channels in, channels out).
+      kernel: (k, k, channels in, channels out).
       bias: (channels out,), zeros at first; it can as well be added after the pooling.
       padding: zeros on each side of the image.
     """
 
-    def __init__(self, channels: int, outputs: int, padding: int, *, rngs: nnx.Rngs):
-        kernel_init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (5, 5, channels, outputs)))
-        self.bias = nnx.Param(jnp.zeros((outputs,)))
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        padding: int,
+        *,
+        rngs: nnx.Rngs,
+        size: int = 5,
+        initializer: Initializer | None = None,
+    ):
+        """Makes kernel and bias.
+
+        Args:
+          channels: of the input.
+          outputs: channels of the output.
+          padding: see the class.
+          rngs: random streams; `params` is used.
+          size: k.
+          initializer: draws kernel and bias; None for LeCun normal and zeros.
+        """
+        kernel_init = initializer or nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, channels, outputs)))
+        bias = initializer(rngs.params(), (outputs,)) if initializer else jnp.zeros((outputs,))
+        self.bias = nnx.Param(bias)
         self.padding = padding
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps (batch, height, width, channels) to half the height and width, or so."""
         border = (self.padding, self.padding)
         images = jnp.pad(images, ((0, 0), border, border, (0, 0)))
+        size, _, _, outputs = self.kernel.shape
         batch, height, width, channels = images.shape
-        height, width_out, outputs = height - 4, width - 4, self.bias.size
+        height, width_out = ((n - size + 1) // 2 * 2 for n in (height, width))
         # Column w of the image meets output column c by the kernel's column w - c: first the even
         # c, then the odd ones.
         order = jnp.arange(width_out).reshape(-1, 2).T.ravel()
         distance = jnp.arange(width)[:, None, None] - order[:, None]
-        meets = (distance == jnp.arange(5)).astype(images.dtype)
+        meets = (distance == jnp.arange(size)).astype(images.dtype)
         band = jnp.einsum("wcj,ijfo->iwfco", meets, self.kernel[...])
-        rows = [images[:, i : i + height].reshape(batch, height, -1) for i in range(5)]
-        products = jnp.concatenate(rows, -1) @ band.reshape(5 * width * channels, -1)
+        rows = [images[:, i : i + height].reshape(batch, height, -1) for i in range(size)]
+        products = jnp.concatenate(rows, -1) @ band.reshape(size * width * channels, -1)
         pairs = products.reshape(batch, height // 2, 2, 2, -1)
         return pairs.max((2, 3)).reshape(batch, height // 2, -1, outputs) + self.bias[...]
 
@@ -253,42 +284,47 @@ class CNN(nnx.Module):
     The activation comes after the pooling: it is monotone, so the order makes no difference.
 
     Attributes:
-      convolutions: both of 5 x 5, the first one keeping the size of the image.
+      convolutions: both.
       head: the linear layers.
       activation: what each of these layers ends with, the last one excepted.
     """
 
     def __init__(
         self,
-        channels: tuple[int, int],
+        channels: tuple[int, int, int],
         widths: Sequence[int],
         *,
         rngs: nnx.Rngs,
         activation: Callable[[jax.Array], jax.Array] = nnx.relu,
-        padding: int = 2,
+        size: int = 5,
+        paddings: tuple[int, int] = (2, 2),
+        initializer: Initializer | None = None,
     ):
-        """Makes the layers, in Flax's own initialization.
+        """Makes the layers.
 
         Args:
-          channels: of both convolutions.
+          channels: of the images and of both convolutions.
           widths: numbers of values that the linear layers begin with, of units in every hidden
             one, and of outputs.
           rngs: random streams; `params` is used.
           activation: see the class.
-          padding: of the second convolution; 2 keeps the size of the image.
+          size: of the convolutions' kernels.
+          paddings: of both convolutions; (k - 1) / 2 keeps the size of the image.
+          initializer: draws weights and biases; None for Flax's own way.
         """
-        first, second = channels
+        inputs, first, second = channels
+        options = {"rngs": rngs, "size": size, "initializer": initializer}
         self.convolutions = nnx.List(
             [
-                PooledConvolution(1, first, 2, rngs=rngs),
-                PooledConvolution(first, second, padding, rngs=rngs),
+                PooledConvolution(inputs, first, paddings[0], **options),
+                PooledConvolution(first, second, paddings[1], **options),
             ]
         )
-        self.head = MLP(widths, rngs=rngs, activation=activation)
+        self.head = MLP(widths, rngs=rngs, activation=activation, initializer=initializer)
         self.activation = activation
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps images (batch, 28, 28, 1) to (batch, outputs)."""
+        """Maps images (batch, height, width, channels) to (batch, outputs)."""
         for convolution in self.convolutions:
             images = self.activation(convolution(images))
         return self.head(images)

@@ -34,6 +34,7 @@ class Optimizer:
       options: what differs from the factory's defaults; `schedule` names one of `SCHEDULES`.
       ours: whether `naqopt.diagnostics` has anything to say about its state.
       middle_rate: the middle of its grid, a power of √10.
+      takes_snapshots: whether it wants a full gradient before every epoch.
       printed_rate: the papers' own rate (or that of a known case), run too where the tuned differs.
     """
 
@@ -45,6 +46,7 @@ class Optimizer:
     ours: bool = True
     middle_rate: float = 0.01
     printed_rate: float | None = None
+    takes_snapshots: bool = False
 
     def transformation(
         self, learning_rate: Rate, steps_per_epoch: int = 1
@@ -68,6 +70,13 @@ def _online(label: str, make: Callable[..., Any], memory_size: int | None, **opt
     gradients = 1 if make is naqopt.omoq else 2
     options = {"memory_size": memory_size, "schedule": schedule} | options
     return Optimizer(label, make, 1.0, gradients, options, middle_rate=1.0, printed_rate=1.0)
+
+
+def _svr(label: str, memory_size: int | None) -> Optimizer:
+    """Returns a row for SVR-NAQ as its paper has it: α_0 = 1 and its schedule."""
+    options = {"memory_size": memory_size, "schedule": "a / sqrt(k)"}
+    rates = {"middle_rate": 1.0, "printed_rate": 1.0}
+    return Optimizer(label, naqopt.svr_naq, 1.0, 2, options, takes_snapshots=True, **rates)
 
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
@@ -104,6 +113,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "olbfgs": _online("oLBFGS", naqopt.obfgs, 4),
     "olnaq": _online("oLNAQ", naqopt.onaq, 4),
     "olnaq-95": _online("oLNAQ, μ 0.95", naqopt.onaq, 4, momentum=0.95),
+    "onaq-80": _online("oNAQ, μ 0.8", naqopt.onaq, None, momentum=0.8),
+    "olnaq-80": _online("oLNAQ, μ 0.8", naqopt.onaq, 4, momentum=0.8),
     "olmoq": _online("oLMoQ", naqopt.omoq, 4),
     # The papers' step sizes for convolutional networks; they do not print the first one.
     "olmoq-halved": Optimizer(
@@ -113,4 +124,18 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         options={"memory_size": 4, "schedule": "halved every epoch"},
         middle_rate=0.1,
     ),
+    "svrg": Optimizer(
+        "SVRG", naqopt.svrg, 0.025, 2, middle_rate=0.0316, printed_rate=0.025, takes_snapshots=True
+    ),
+    "svrg2": Optimizer(
+        "SVRG+II",
+        naqopt.svrg2,
+        0.025,
+        2,
+        middle_rate=0.0316,
+        printed_rate=0.025,
+        takes_snapshots=True,
+    ),
+    "svr-naq": _svr("SVR-NAQ", None),
+    "svr-lnaq": _svr("SVR-LNAQ", 4),
 }

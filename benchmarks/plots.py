@@ -40,6 +40,12 @@ COLOURS = {
     "olnaq-95": "#9b6fc9",
     "olmoq": "#1b7f5c",
     "olmoq-halved": "#4fb08c",
+    "onaq-80": "#9b6fc9",
+    "olnaq-80": "#9b6fc9",
+    "svrg": "#8a94a0",
+    "svrg2": "#e39a2d",
+    "svr-naq": "#c8102e",
+    "svr-lnaq": "#c8102e",
 }
 _STYLES = {"asnaq-backoff": "--", "asnaq-rms-backoff": "--", "asnaq-single-backoff": "--"} | {
     "asnaq-single-backoff-rms": "-.",
@@ -47,13 +53,16 @@ _STYLES = {"asnaq-backoff": "--", "asnaq-rms-backoff": "--", "asnaq-single-backo
     "obfgs": "--",
     "onaq": "--",
     "omoq": "--",
+    "onaq-80": "--",
+    "svr-naq": "--",
 }
 _AXES = {
     "epoch": "epoch",
+    "example_gradients": "gradients of single examples",
     "gradient_evaluations": "mini-batch gradients",
     "seconds": "training time on one machine (s)",
 }
-_ROWS = {"train_loss": "train loss", "test_accuracy": "test accuracy"}
+_ROWS = {"train_loss": "train loss", "test_error": "test error", "test_accuracy": "test accuracy"}
 
 
 def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
@@ -71,6 +80,10 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
       The path.
     """
     groups = tables.by_optimizer(contents)
+    # Gradients are counted by examples where every run has counted them so.
+    by_examples = all("example_gradients" in content["records"] for content in contents)
+    other = "gradient_evaluations" if by_examples else "example_gradients"
+    positions = {name: label for name, label in _AXES.items() if name != other}
     measured = [name for name in _ROWS if any(name in content["records"] for content in contents)]
     figure, axes = plt.subplots(
         len(measured),
@@ -81,16 +94,18 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
         layout="constrained",
     )
     for row, quantity in zip(axes, measured, strict=True):
-        for axis, position in zip(row, _AXES, strict=True):
+        for axis, position in zip(row, positions, strict=True):
             for index, group in enumerate(groups):
                 name = group[0]["settings"]["optimizer"]
                 again = index > 0 and groups[index - 1][0]["settings"]["optimizer"] == name
                 _line(axis, name, group, position, quantity, again)
-            axis.set_xlabel(_AXES[position])
+            axis.set_xlabel(positions[position])
             decorate(axis)
-        row[0].set_ylabel(_ROWS[quantity])
-        if quantity == "train_loss":
-            _leave_out_explosions(row[0], contents)
+        unit = contents[0]["settings"]["experiment"].get("unit")
+        with_unit = quantity == "test_error" and unit
+        row[0].set_ylabel(_ROWS[quantity] + (f" ({unit})" if with_unit else ""))
+        if quantity in ("train_loss", "test_error"):
+            _leave_out_explosions(row[0], contents, quantity)
             _logarithmic(row[0])
         else:
             _leave_out_the_start(row[0], [content["records"][quantity] for content in contents])
@@ -206,11 +221,11 @@ def _leave_out_the_start(axis: Axes, shares: Sequence[Sequence[Any]]) -> None:
         axis.set_ylim(min(later) - margin, max(later) + margin)
 
 
-def _leave_out_explosions(axis: Axes, contents: Sequence[Content]) -> None:
-    """Ends the logarithmic scale at ten times the greatest loss at the start."""
+def _leave_out_explosions(axis: Axes, contents: Sequence[Content], quantity: str) -> None:
+    """Ends the logarithmic scale at ten times the greatest number at the start."""
     axis.set_yscale("log")  # first, or the limit set here would fix the linear scale's other end
-    starts = [content["records"]["train_loss"][0] for content in contents]
-    highest = 10 * max((loss for loss in starts if loss is not None), default=math.inf)
+    starts = [content["records"][quantity][0] for content in contents]
+    highest = 10 * max((start for start in starts if start is not None), default=math.inf)
     if axis.get_ylim()[1] > highest:
         axis.set_ylim(top=highest)
 

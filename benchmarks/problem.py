@@ -32,6 +32,8 @@ class Problem:
       evaluated: the training loss is that of so many training examples, the first ones.
       prepare: turns stored inputs into the network's, inside the compiled step.
       steps: an epoch is so many batches of a fresh order; by default all whole ones.
+      target_scale: what the root of the mean loss is multiplied with to be an error in the unit
+        that the settings name, where that is asked for.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Problem:
     evaluated: int = 10_000
     prepare: Callable[[jax.Array], jax.Array] = lambda inputs: inputs
     steps: int | None = None
+    target_scale: float | None = None
 
     @property
     def steps_per_epoch(self) -> int:

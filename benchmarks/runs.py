@@ -145,7 +145,7 @@ def _record(trainer: Trainer, progress: Progress) -> dict[str, float | int]:
     """Evaluates a run as it stands."""
     return {
         "epoch": progress.epoch,
-        "gradient_evaluations": trainer.gradient_evaluations(progress.epoch),
+        **trainer.gradient_evaluations(progress.epoch),
         "seconds": progress.seconds,
         **trainer.evaluate(progress),
         **trainer.diagnostics(progress),

@@ -42,6 +42,8 @@ def results(contents: Sequence[Content], published: Mapping[str, str] | None = N
     accuracies = any("test_accuracy" in content["records"] for content in contents)
     header = ["optimizer", "learning rate", "seeds", "epochs", "gradients"]
     header += ["final train loss, median [min, max]", "lowest on the way", "test loss"]
+    unit = contents[0]["settings"]["experiment"].get("unit")
+    header += [f"test error ({unit}), median [min, max]"] if unit else []
     header += ["test accuracy, median [min, max]"] if accuracies else []
     header += ["authors' accuracy"] if published else []
     header += ["s/epoch", "restorations", "pairs stored", "pairs refused"]
@@ -53,6 +55,7 @@ def results(contents: Sequence[Content], published: Mapping[str, str] | None = N
         row += [str(group[0]["settings"]["epochs"]), str(_planned_gradients(group[0]))]
         row += [_spread(group, "train_loss", _number), _number(_lowest(group))]
         row += [_number(_median(group, "test_loss"))]
+        row += [_spread(group, "test_error", _number)] if unit else []
         row += [_spread(group, "test_accuracy", _share)] if accuracies else []
         row += [published.get(settings["optimizer"], "")] if published else []
         row += [f"{statistics.median(map(_seconds_per_epoch, group)):.3g}"]
@@ -106,7 +109,7 @@ def _final(content: Content, name: str, missing: float) -> float:
     values = content["records"].get(name)
     if values is None:
         return missing
-    if content["status"] == records.DIVERGED and name in ("train_loss", "test_loss"):
+    if content["status"] == records.DIVERGED and name in ("train_loss", "test_loss", "test_error"):
         return math.inf
     return missing if values[-1] is None else values[-1]
 

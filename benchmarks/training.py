@@ -1,14 +1,15 @@
 """One compiled training loop for every optimizer.
 
 An epoch is a `lax.scan` over batches with data, parameters, running statistics and state on the
-device. The order of
-the examples in epoch e is a permutation drawn from the run's seed and e alone, so every optimizer
-sees the same batches and a run can go on from any epoch. Examples that do not fill the last batch
-are left out of that epoch. The learning rate is an argument of the compiled epoch, so that a grid
-of rates and several seeds compile once.
+device. The order of the examples in epoch e is a permutation drawn from the run's seed and e alone,
+so every optimizer sees the same batches and a run can go on from any epoch. A variance-reduced
+method gets its snapshot, with the gradient over all training examples, before each epoch. Examples
+that do not fill the last batch are left out of that epoch. The learning rate is an argument of the
+compiled epoch, so that a grid of rates and several seeds compile once.
 """
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.optimizers import Optimizer
 from benchmarks.problem import Examples, Params, Problem, Statistics
 
 _EVALUATION_BATCH = 500
+_FULL_GRADIENT_BATCH = 2_000
 _Carry = tuple[Params, Statistics, Any]
 
 
@@ -52,6 +54,7 @@ class Trainer:
         self._test = jax.device_put(problem.test)
         self._epoch: Any = None
         self._evaluate = jax.jit(self._evaluate_one)
+        self._snapshot = jax.jit(naqopt.snapshot)
 
     def start(self, seed: int, learning_rate: float) -> Progress:
         """Returns fresh parameters, statistics and state."""
@@ -64,16 +67,19 @@ class Trainer:
         """Trains for one epoch; `seconds` grows by its running time, compilation excluded."""
         key = jax.random.fold_in(jax.random.key(seed), progress.epoch)
         rate = jnp.asarray(learning_rate, jnp.float32)
-        numbers = (progress.params, progress.statistics, progress.state)
-        arguments = (*numbers, key, rate, self._train)
+
+        def arguments(state: Any) -> tuple[Any, ...]:
+            return progress.params, progress.statistics, state, key, rate, self._train
+
         if self._epoch is None:
             started = time.perf_counter()
             epoch = jax.jit(self._run_epoch, donate_argnums=(0, 1, 2))
-            compiled = epoch.lower(*arguments).compile()
+            self._epoch = epoch.lower(*arguments(progress.state)).compile()
+            self._with_snapshot(progress)
             self.compile_seconds = time.perf_counter() - started
-            self._epoch = compiled
         started = time.perf_counter()
-        numbers = jax.block_until_ready(self._epoch(*arguments))
+        state = self._with_snapshot(progress)
+        numbers = jax.block_until_ready(self._epoch(*arguments(state)))
         progress.params, progress.statistics, progress.state = numbers
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
@@ -91,6 +97,8 @@ class Trainer:
         train_loss, _ = self._evaluate(iterate, progress.statistics, train)
         test_loss, test_accuracy = self._evaluate(iterate, progress.statistics, self._test)
         numbers = {"train_loss": train_loss, "test_loss": test_loss}
+        if self.problem.target_scale is not None:
+            numbers["test_error"] = self.problem.target_scale * jnp.sqrt(test_loss)
         if self.problem.hits is not None:
             numbers["test_accuracy"] = test_accuracy
         return {name: float(value) for name, value in numbers.items()}
@@ -101,9 +109,30 @@ class Trainer:
             return {}
         return {name: x.item() for name, x in naqopt.diagnostics(progress.state).items()}
 
-    def gradient_evaluations(self, epoch: int) -> int:
-        """Returns how many mini-batch gradients that many epochs take."""
-        return epoch * self.problem.steps_per_epoch * self.optimizer.gradients_per_step
+    def gradient_evaluations(self, epoch: int) -> dict[str, int]:
+        """Returns how many gradients that many epochs take: of mini-batches and of examples.
+
+        A full gradient counts as those of as many mini-batches as it takes.
+        """
+        batch_size, gradients = self.problem.batch_size, self.optimizer.gradients_per_step
+        batches = self.problem.steps_per_epoch * gradients
+        examples = batches * batch_size
+        if self.optimizer.takes_snapshots:
+            batches += math.ceil(len(self._train[0]) / batch_size)
+            examples += len(self._train[0])
+        return {"gradient_evaluations": epoch * batches, "example_gradients": epoch * examples}
+
+    def _with_snapshot(self, progress: Progress) -> Any:
+        """Returns the state, of a variance-reduced method with the snapshot of now."""
+        if not self.optimizer.takes_snapshots:
+            return progress.state
+        batches = (
+            tuple(x[start : start + _FULL_GRADIENT_BATCH] for x in self._train)
+            for start in range(0, len(self._train[0]), _FULL_GRADIENT_BATCH)
+        )
+        iterate = naqopt.eval_params(progress.state, progress.params)
+        full_grad = naqopt.full_gradient(self.problem.loss, iterate, batches)
+        return self._snapshot(progress.state, progress.params, full_grad)
 
     def _transformation(
         self, learning_rate: float | jax.Array

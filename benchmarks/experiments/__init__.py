@@ -1,10 +1,18 @@
 """The experiments by name."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from benchmarks.experiments import characters, classifiers, counting, digits, logistic, mnist
-from benchmarks.problem import Experiment
+from benchmarks.experiments import (
+    characters,
+    classifiers,
+    counting,
+    digits,
+    logistic,
+    mnist,
+    regression,
+)
+from benchmarks.problem import Experiment, Problem
 
 VARIANTS = (
     "adam",
@@ -19,6 +27,16 @@ VARIANTS = (
 
 DENSE = ("obfgs", "onaq", "omoq")
 LIMITED = ("olbfgs", "olnaq", "olmoq")
+
+
+VARIANCE_REDUCED = ("adam", "svrg", "svrg2", "onaq-80", "olnaq-80", "svr-naq", "svr-lnaq")
+
+
+def _regression(name: str, build: Callable[..., Problem], batch_size: int) -> Experiment:
+    """Returns a regression of the paper on SVR-NAQ, at one size of its batches."""
+    small = functools.partial(build, batch_size=batch_size)
+    functools.update_wrapper(small, build)
+    return Experiment(f"{name}-{batch_size}", small, 20, 5, 5, VARIANCE_REDUCED)
 
 
 def _logistic(batch_size: int) -> Experiment:
@@ -89,6 +107,26 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             quick_epochs=3,
             seeds=1,
             optimizers=("adam", "sgd", "olbfgs", "olnaq", "olmoq-halved"),
+        ),
+        _regression("wine", regression.build_wine, 8),
+        _regression("wine", regression.build_wine, 32),
+        _regression("casp", regression.build_casp, 16),
+        _regression("casp", regression.build_casp, 64),
+        Experiment(
+            "mnist-svr-cnn",
+            classifiers.build_mnist_svr_cnn,
+            epochs=25,
+            quick_epochs=3,
+            seeds=1,
+            optimizers=("adam", "svrg", "svrg2", "olnaq-80", "svr-lnaq"),
+        ),
+        Experiment(
+            "cifar-svr-cnn",
+            classifiers.build_cifar_svr_cnn,
+            epochs=25,
+            quick_epochs=3,
+            seeds=1,
+            optimizers=("adam", "svrg", "svrg2", "olnaq-80", "svr-lnaq"),
         ),
         _logistic(16),
         _logistic(64),
