@@ -192,7 +192,7 @@ def snapshot(
         found by type inside `optax.chain`, `masked`, `partition`, `inject_hyperparams`,
         `apply_if_finite` and `MultiSteps`. Of a `flax.nnx.Optimizer` pass
         `nnx.as_pure(optimizer.opt_state)` and put the result back by
-        `nnx.update(optimizer.opt_state, ...)`.
+        `nnx.update(optimizer.opt_state, nnx.state(new_state))`.
       params: the params that belong to this state, as they are trained.
       full_grad: the gradient of the loss over all training examples **at
         `naqopt.eval_params(state, params)`**, which for `svr_naq` are not the params;

@@ -34,7 +34,10 @@ class Row:
       raw_statistics: from a state to those of its parts that are made of raw gradients alone,
         whatever a transformation in front makes of the updates; None where one step leaves none.
       searches: whether a line search decides, so that a loss that is not finite refuses the step.
-      cycles: whether pairs are formed once a cycle, and not every step.
+      pairs_formed: from the number of steps taken to that of pairs stored, refused or dropped at a
+        restoration, where pairs are formed once a cycle or epoch; None where every step forms one.
+      restores: whether it can return to an anchor.
+      full_gradients: from the number of steps taken to that of full gradients.
       slow: whether its cases are left to `make test-full`.
     """
 
@@ -47,7 +50,9 @@ class Row:
     lookahead: bool
     raw_statistics: Callable[[Any], Any] | None
     searches: bool = False
-    cycles: bool = False
+    pairs_formed: Callable[[int], int] | None = None
+    restores: bool = False
+    full_gradients: Callable[[int], int] = lambda steps: 0
     slow: bool = False
 
 
@@ -58,6 +63,11 @@ _CYCLE = {"memory_size": 2, "fisher_size": 4, "cycle_length": 3, "eps": 1e-2}
 def _losses_of_cycles(steps: int) -> int:
     """Two losses at the end of every cycle but the first."""
     return 2 * (steps // _CYCLE["cycle_length"] - 1)
+
+
+def _pairs_of_cycles(steps: int) -> int:
+    """One at the end of every cycle but the first."""
+    return steps // _CYCLE["cycle_length"] - 1
 
 
 def _quasi_newton(
@@ -85,6 +95,36 @@ def _quasi_newton(
     )
 
 
+EPOCH = 6  # steps between snapshots
+
+
+def _snapshots(steps: int) -> int:
+    """One before the first step of every epoch."""
+    return -(-steps // EPOCH)
+
+
+def _variance_reduced(
+    name: str,
+    factory: Callable[..., optax.GradientTransformationExtraArgs],
+    arguments: dict[str, Any],
+) -> Row:
+    """A row of the variance-reduced methods, with two pairs unless it is dense."""
+    has_pairs = factory is not naqopt.svrg
+    return Row(
+        name=name,
+        factory=factory,
+        arguments={"memory_size": 2, **arguments} if has_pairs else arguments,
+        static_args=("memory_size", "history_dtype") if has_pairs else (),
+        gradients=2,
+        losses=lambda steps: 0,
+        lookahead="momentum" in arguments,
+        raw_statistics=None,
+        pairs_formed=lambda steps: _snapshots(steps) - 1 if has_pairs else 0,
+        full_gradients=_snapshots,
+        slow=name.endswith("dense") or name == "svrg2",  # between svrg and svr_naq
+    )
+
+
 ROWS = [
     Row(
         name="adaqn",
@@ -95,7 +135,8 @@ ROWS = [
         losses=_losses_of_cycles,
         lookahead=False,
         raw_statistics=lambda state: state.memory,
-        cycles=True,
+        pairs_formed=_pairs_of_cycles,
+        restores=True,
     ),
     Row(
         name="asnaq",
@@ -106,7 +147,8 @@ ROWS = [
         losses=_losses_of_cycles,
         lookahead=True,
         raw_statistics=lambda state: state.memory,
-        cycles=True,
+        pairs_formed=_pairs_of_cycles,
+        restores=True,
     ),
     Row(
         name="asnaq_single_gradient",
@@ -124,7 +166,8 @@ ROWS = [
         losses=_losses_of_cycles,
         lookahead=True,
         raw_statistics=lambda state: state.memory,
-        cycles=True,
+        pairs_formed=_pairs_of_cycles,
+        restores=True,
         slow=True,  # between adaqn and asnaq
     ),
     _quasi_newton("bfgs", naqopt.bfgs, {"learning_rate": 1.0}, 1, searches=True),
@@ -153,6 +196,23 @@ ROWS = [
         naqopt.omoq,
         {"learning_rate": 0.2, "momentum": 0.5, "memory_size": None},
         1,
+    ),
+    _variance_reduced("svrg", naqopt.svrg, {"learning_rate": 0.5}),
+    _variance_reduced("svrg2", naqopt.svrg2, {"learning_rate": 0.1}),
+    _variance_reduced(
+        "svr_naq",
+        naqopt.svr_naq,
+        {"learning_rate": 0.2, "momentum": 0.5, "warmup_learning_rate": 0.5},
+    ),
+    _variance_reduced(
+        "svr_naq_dense",
+        naqopt.svr_naq,
+        {
+            "learning_rate": 0.2,
+            "momentum": 0.5,
+            "warmup_learning_rate": 0.5,
+            "memory_size": None,
+        },
     ),
 ]
 
@@ -239,6 +299,25 @@ def total_loss(params: Any) -> float:
 # The training: the documented call, in a scan or step by step.
 
 
+def take_due_snapshot(state: Any, params: Any, loss: Any = regression_loss) -> Any:
+    """Returns the state, every `EPOCH` steps with the snapshot that its optimizer may ask for.
+
+    The full gradient is that of the batches of all steps.
+    """
+    found = jax.tree.leaves(state, is_leaf=lambda node: hasattr(node, "take_snapshot"))
+    counts = [node.count for node in found if hasattr(node, "take_snapshot")]
+    if not counts:
+        return state
+
+    def snapshot() -> Any:
+        iterate = naqopt.eval_params(state, params)
+        full_grad = jax.grad(loss)(iterate, stacked_batches())
+        return naqopt.snapshot(state, params, full_grad)
+
+    # Of a leafless tree, which an unused label has, the count stays.
+    return jax.lax.cond(jnp.max(jnp.stack(counts)) % EPOCH == 0, snapshot, lambda: state)
+
+
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
@@ -256,6 +335,7 @@ def take_step(
     def value_fn(p: Any) -> jax.Array:
         return loss(merge(p, params), batch)
 
+    state = take_due_snapshot(state, params, loss)
     value, grads = jax.value_and_grad(value_fn)(params)
     updates, state = tx.update(
         grads, state, params, value=value, grad=grads, value_fn=value_fn, **extra_args
@@ -290,6 +370,7 @@ def after(path: Any, steps: int) -> Any:
     return jax.tree.map(lambda x: x[steps - 1], path)
 
 
+jitted_take_due_snapshot = jax.jit(take_due_snapshot)
 value_and_gradient = jax.jit(jax.value_and_grad(regression_loss))
 
 
@@ -307,6 +388,7 @@ def update(
 
 def step(tx: Any, params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
     """One step by the compiled `update`; returns params and state."""
+    state = jitted_take_due_snapshot(state, params)
     value, grads = value_and_gradient(params, batch)
     updates, state = update(tx, grads, state, params, batch, value, grads)
     return optax.apply_updates(params, updates), state

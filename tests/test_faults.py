@@ -19,6 +19,7 @@ from optimizer_table import (
     regression_loss,
     run,
     stacked_batches,
+    take_due_snapshot,
     total_loss,
     transformation,
 )
@@ -68,6 +69,7 @@ def runs(row):
 
             grads = spoil(gradient(params), now, 1, 2)
             grads = jax.tree.map(lambda g: jnp.where(now == 7, 1e30, g), grads)
+            state = take_due_snapshot(state, params)
             updates, state = tx.update(
                 grads, state, params, grad=grads, value_fn=value_fn, grad_fn=grad_fn
             )
@@ -117,7 +119,7 @@ def test_training_goes_on_after_it(row, kind):
 def test_a_learning_rate_that_is_not_finite_refuses_the_step(row):
     rate = row.arguments["learning_rate"]
     for bad in (jnp.nan, jnp.inf):
-        tx = transformation(row, learning_rate=lambda k, bad=bad: jnp.where(k == 5, bad, rate))
+        tx = transformation(row, learning_rate=lambda k, bad=bad: jnp.where(k == 9, bad, rate))
         params, state, path = run(tx, init_params(), stacked_batches())
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((params, state, path)))
         info = naqopt.diagnostics(state)
@@ -139,7 +141,7 @@ def test_a_direction_that_is_not_finite_falls_back_to_the_gradient():
 @EACH_ROW
 def test_an_infinite_parameter_that_never_moves_stays(row):
     """A mask of -inf among the params: restorations must not make inf - inf of it."""
-    tx = transformation(row, **({"learning_rate": 1.0} if row.cycles else {}))
+    tx = transformation(row, **({"learning_rate": 1.0} if row.restores else {}))
     params = {**init_params(), "mask": jnp.array([-jnp.inf, 0.0])}
 
     def loss(p, batch):
@@ -147,4 +149,4 @@ def test_an_infinite_parameter_that_never_moves_stays(row):
 
     params, state, _ = run(tx, params, stacked_batches(), loss=loss)
     np.testing.assert_array_equal(params["mask"], [-np.inf, 0.0])
-    assert (int(state.info.restorations) > 0) == row.cycles
+    assert (int(state.info.restorations) > 0) == row.restores

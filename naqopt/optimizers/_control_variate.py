@@ -81,6 +81,8 @@ class VarianceReducedState(NamedTuple):
 
     def take_snapshot(self, iterate: Tree, full_grad: Tree) -> "VarianceReducedState":
         """Returns the state with the snapshot at the iterate, and the pair since the last one."""
+        if _tree.is_empty(self.snapshot_params):
+            return self
         iterate = _tree.cast_as(self.snapshot_params, iterate)
         full_grad = _tree.cast_as(self.full_grad, full_grad)
         nan = [jnp.any(jnp.isnan(x)) for x in jax.tree.leaves(iterate)]
