@@ -44,6 +44,8 @@ QUASI_NEWTON = {  # the call, its arguments, copies beside the 2 m of the pairs
     "obfgs": (naqopt.obfgs, {}, 0),
     "onaq": (naqopt.onaq, {}, 1),
     "omoq": (naqopt.omoq, {}, 4),
+    "svrg2": (naqopt.svrg2, {}, 2),
+    "svr_naq": (naqopt.svr_naq, {}, 3),
 }
 
 
@@ -67,6 +69,14 @@ def test_state_size_of_the_quasi_newton_family(name):
         assert (f"2 m + {constant} copies" if constant else "2 m copies") in text
         default = inspect.signature(factory).parameters["memory_size"].default
         assert f"({2 * default + constant} by default)" in text
+
+
+def test_state_size_of_svrg():
+    params = {"a": jnp.zeros((40, 5)), "b": jnp.zeros(7)}
+    state = jax.eval_shape(naqopt.svrg().init, params)
+    scalars = sum(leaf.shape == () for leaf in jax.tree.leaves(state))
+    assert elements(state) - scalars == 2 * elements(params)
+    assert "2 copies of the params" in naqopt.svrg.__doc__
 
 
 def test_bfloat16_history_halves_the_rings():
@@ -134,6 +144,9 @@ def test_temporaries_of_a_donated_update(name):
     gradient = memory(jax.grad(loss), params)
     state = jax.eval_shape(tx.init, params)
     step = memory(update, params, state, params, donate=(0, 1))
+    if hasattr(state, "take_snapshot"):
+        taken = memory(naqopt.snapshot, state, params, params, donate=0)
+        assert taken.temp_size_in_bytes <= 5 * 4 * d
     copies = (step.temp_size_in_bytes - gradient.temp_size_in_bytes) / (4 * d)
     assert copies <= 8
     # The donated state is updated in place, the gradient's buffer becomes the update's.

@@ -21,10 +21,14 @@ CALLS = {
     "obfgs": {"memory_size": 2},
     "onaq": {"memory_size": 2},
     "omoq": {"memory_size": 2},
+    "svrg": {},
+    "svrg2": {"memory_size": 2},
+    "svr_naq": {"memory_size": 2},
 }
-QUASI_NEWTON = [name for name in CALLS if name not in ("adaqn", "asnaq")]
+WITH_PAIRS = [name for name, sizes in CALLS.items() if sizes]
+WITH_MATRIX = [name for name in WITH_PAIRS if name not in ("adaqn", "asnaq")]
 ONLINE = ["obfgs", "onaq", "omoq"]
-WITH_MOMENTUM = ["naq", "moq", "mnaq", "onaq", "omoq"]
+WITH_MOMENTUM = ["naq", "moq", "mnaq", "onaq", "omoq", "svr_naq"]
 WITH_LINE_SEARCH = ["bfgs", "naq", "moq"]
 
 
@@ -44,7 +48,7 @@ EVERY_AND_DENSE = pytest.mark.parametrize(
         *(pytest.param(getattr(naqopt, name), {}, id=name) for name in CALLS),
         *(
             pytest.param(getattr(naqopt, name), {"memory_size": None}, id=f"{name}-dense")
-            for name in QUASI_NEWTON
+            for name in WITH_MATRIX
         ),
     ],
 )
@@ -84,14 +88,14 @@ def test_sizes_are_positive(factory, name, value):
 @SIZES
 @pytest.mark.parametrize("value", [2.5, "3", None])
 def test_sizes_are_ints(factory, name, value):
-    if value is None and factory.__name__ in QUASI_NEWTON:
+    if value is None and factory.__name__ in WITH_MATRIX:
         factory(**{name: value})  # asks for the dense matrix
         return
     with pytest.raises(TypeError, match=f"`{name}` must be an int"):
         factory(**{name: value})
 
 
-@EVERY
+@each(WITH_PAIRS)
 def test_traced_sizes_point_to_static_args(factory):
     tx = optax.inject_hyperparams(factory)()
     with pytest.raises(TypeError, match=r"`memory_size` sets the shape.*static_args"):
@@ -156,7 +160,7 @@ def test_momenta_that_are_no_single_number(factory):
     with pytest.raises(TypeError, match=r"`momentum` must be a number, got '0\.9'"):
         factory(momentum="0.9")
     with pytest.raises(ValueError, match=r"`momentum` must give one number, got shape \(2,\)"):
-        small(factory, momentum=lambda count: jnp.zeros(2)).init(PARAMS)
+        update(small(factory, momentum=lambda count: jnp.zeros(2)), value_fn=loss)
 
 
 @each(ONLINE)
@@ -197,7 +201,7 @@ def test_flags(call, name, value):
         getattr(naqopt, call)(**{name: value})
 
 
-@EVERY
+@each(WITH_PAIRS)
 def test_history_dtypes(factory):
     with pytest.raises(ValueError, match=r"`history_dtype`.*float16.*jnp\.bfloat16"):
         factory(history_dtype=jnp.float16)
@@ -205,13 +209,13 @@ def test_history_dtypes(factory):
         factory(history_dtype=jnp.int32)
 
 
-@each(QUASI_NEWTON)
+@each(WITH_MATRIX)
 def test_a_dense_matrix_has_no_history(factory):
     with pytest.raises(ValueError, match="`history_dtype` is the dtype of stored pairs"):
         factory(memory_size=None, history_dtype=jnp.bfloat16)
 
 
-@each(QUASI_NEWTON)
+@each(WITH_MATRIX)
 def test_a_dense_matrix_that_is_too_large(factory):
     """40,000² numbers of float32 are more than 4 GiB, 32,768² are not; neither is allocated."""
     tx = factory(memory_size=None)
@@ -275,6 +279,8 @@ def test_missing_value_fn(factory):
         (naqopt.naq, {"learning_rate": 0.1, "linesearch": None}, False, True),
         (naqopt.obfgs, {}, False, True),
         (naqopt.onaq, {}, False, True),
+        (naqopt.svrg, {}, False, True),
+        (naqopt.svr_naq, {}, False, True),
         (naqopt.bfgs, {}, False, False),
         (naqopt.naq, {}, False, False),
         (naqopt.moq, {}, False, False),
@@ -364,7 +370,7 @@ def test_gradient_of_another_structure(factory):
         update(tx, value_fn=loss, grad={"w": PARAMS["w"]})
 
 
-@each(["asnaq", "naq", "mnaq", "obfgs", "onaq"])
+@each(["asnaq", "naq", "mnaq", "obfgs", "onaq", "svrg", "svrg2", "svr_naq"])
 def test_grad_fn_of_another_structure(factory):
     with pytest.raises(ValueError, match=r"`grad_fn\(params\)` has another structure"):
         update(small(factory), value_fn=loss, grad_fn=lambda p: p["w"])
@@ -379,7 +385,7 @@ def test_swapped_arguments_and_foreign_states(factory):
         naqopt.diagnostics(optax.adam(0.1).init(PARAMS))
 
 
-@each(["asnaq", "naq", "mnaq", "onaq"])
+@each(["asnaq", "naq", "mnaq", "onaq", "svr_naq"])
 def test_eval_params_of_other_params(factory):
     state = small(factory).init(PARAMS)
     with pytest.raises(ValueError, match="not the params that this state was made for"):
