@@ -101,7 +101,7 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
                 _line(axis, name, group, position, quantity, again)
             axis.set_xlabel(positions[position])
             decorate(axis)
-        unit = contents[0]["settings"]["experiment"].get("unit")
+        unit = contents[0]["settings"].get("experiment", {}).get("unit")
         with_unit = quantity == "test_error" and unit
         row[0].set_ylabel(_ROWS[quantity] + (f" ({unit})" if with_unit else ""))
         if quantity in ("train_loss", "test_error"):

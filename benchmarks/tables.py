@@ -42,7 +42,9 @@ def results(contents: Sequence[Content], published: Mapping[str, str] | None = N
     accuracies = any("test_accuracy" in content["records"] for content in contents)
     header = ["optimizer", "learning rate", "seeds", "epochs", "gradients"]
     header += ["final train loss, median [min, max]", "lowest on the way", "test loss"]
-    unit = contents[0]["settings"]["experiment"].get("unit")
+    budget = _common_gradients(contents)
+    header += [f"train loss at {budget:,} examples' gradients"] if budget else []
+    unit = contents[0]["settings"].get("experiment", {}).get("unit")
     header += [f"test error ({unit}), median [min, max]"] if unit else []
     header += ["test accuracy, median [min, max]"] if accuracies else []
     header += ["authors' accuracy"] if published else []
@@ -55,6 +57,7 @@ def results(contents: Sequence[Content], published: Mapping[str, str] | None = N
         row += [str(group[0]["settings"]["epochs"]), str(_planned_gradients(group[0]))]
         row += [_spread(group, "train_loss", _number), _number(_lowest(group))]
         row += [_number(_median(group, "test_loss"))]
+        row += [_number(_loss_within(group, budget))] if budget else []
         row += [_spread(group, "test_error", _number)] if unit else []
         row += [_spread(group, "test_accuracy", _share)] if accuracies else []
         row += [published.get(settings["optimizer"], "")] if published else []
@@ -122,6 +125,32 @@ def _lowest(group: Sequence[Content]) -> float:
     """Returns the median over seeds of the lowest training loss after any epoch."""
     losses = ([x for x in run["records"]["train_loss"] if x is not None] for run in group)
     return statistics.median(min(values, default=math.inf) for values in losses)
+
+
+def _common_gradients(contents: Sequence[Content]) -> int | None:
+    """Returns the examples' gradients of the cheapest whole run, where others take more."""
+    totals = set()
+    for content in contents:
+        columns = content["records"]
+        if "example_gradients" not in columns:
+            return None
+        per_epoch = columns["example_gradients"][-1] // max(columns["epoch"][-1], 1)
+        totals.add(per_epoch * content["settings"]["epochs"])
+    return min(totals) if len(totals) > 1 else None
+
+
+def _loss_within(group: Sequence[Content], budget: int) -> float:
+    """Returns the median training loss after the last epoch within a budget of gradients."""
+    losses = []
+    for content in group:
+        columns = content["records"]
+        within = [
+            loss
+            for loss, spent in zip(columns["train_loss"], columns["example_gradients"], strict=True)
+            if spent <= budget
+        ]
+        losses.append(math.inf if within[-1] is None else within[-1])
+    return statistics.median(losses)
 
 
 def worsened(group: Sequence[Content], factor: float) -> bool:

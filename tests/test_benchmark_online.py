@@ -165,13 +165,16 @@ def test_networks_have_the_papers_sizes(build, count):
     assert task.outputs(params, statistics, task.test[0][:2]).shape[0] == 2
 
 
-@pytest.mark.parametrize(("padding", "channels", "outputs"), [(2, 1, 3), (0, 6, 16)])
-def test_pooled_convolution_is_flax_s(padding, channels, outputs):
-    layer = models.PooledConvolution(channels, outputs, padding, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    ("size", "padding", "channels", "outputs"), [(5, 2, 1, 3), (5, 0, 6, 16), (3, 0, 3, 5)]
+)
+@pytest.mark.parametrize("side", [14, 13])
+def test_pooled_convolution_is_flax_s(size, padding, channels, outputs, side):
+    layer = models.PooledConvolution(channels, outputs, padding, size=size, rngs=nnx.Rngs(0))
     layer.bias[...] = jnp.arange(outputs) / 10
-    plain = nnx.Conv(channels, outputs, (5, 5), padding=padding, rngs=nnx.Rngs(0))
+    plain = nnx.Conv(channels, outputs, (size, size), padding=padding, rngs=nnx.Rngs(0))
     plain.kernel[...], plain.bias[...] = layer.kernel[...], layer.bias[...]
-    images = jax.random.normal(jax.random.key(1), (3, 14, 14, channels))
+    images = jax.random.normal(jax.random.key(1), (3, side, side, channels))
     expected = nnx.max_pool(plain(images), (2, 2), strides=(2, 2))
     np.testing.assert_allclose(layer(images), expected, rtol=1e-5, atol=1e-5)
 
@@ -214,7 +217,10 @@ def test_optax_lbfgs_ends_above_its_start(batch_size):
             for _ in range(60):
                 trainer.advance(progress, seed, rate)
             losses.append(trainer.evaluate(progress)["train_loss"])
-        assert trainer.gradient_evaluations(60) == 300 * trainer.optimizer.gradients_per_step
+        gradients = 300 * trainer.optimizer.gradients_per_step
+        counted = trainer.gradient_evaluations(60)
+        assert counted["gradient_evaluations"] == gradients
+        assert counted["example_gradients"] == gradients * trainer.problem.batch_size
         return np.median(losses)
 
     assert not final("lbfgs", 0.1) <= math.log(2)

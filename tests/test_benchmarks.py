@@ -8,7 +8,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -301,44 +300,6 @@ def test_grid_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert learning_rates.stored(tmp_path, "adam") == 0.01
 
 
-def small_data(monkeypatch):
-    """Stands in for data that would have to be fetched."""
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (8, 28, 28), dtype=np.uint8)
-    labels = draw.integers(0, 10, 8, dtype=np.int32)
-    monkeypatch.setattr(
-        data, "load_mnist", lambda: data.Dataset(images, labels, images[:4], labels[:4])
-    )
-    codes = draw.integers(0, 7, 500_001 + 50_001, dtype=np.int32)
-    text = data.Text(codes[:500_001], codes[500_001:], "abcdefg")
-    monkeypatch.setattr(data, "load_shakespeare", lambda: text)
-
-
-@pytest.mark.parametrize(
-    ("name", "quick"),
-    [(name, False) for name in EXPERIMENTS if name != "counting-variants"]
-    + [("mnist-pixels", True), ("char-rnn", True)],
-)
-def test_every_experiment_trains(name, quick, monkeypatch, tmp_path):
-    small_data(monkeypatch)
-    task = EXPERIMENTS[name].build(quick)
-    json.dumps(task.settings)
-    task = dataclasses.replace(
-        task,
-        batch_size=4,
-        train=tuple(x[:8] for x in task.train),
-        test=tuple(x[:4] for x in task.test),
-    )
-    trainer = Trainer(task, OPTIMIZERS["adam"])
-    content = runs.train(a_run(epochs=1), trainer, tmp_path / "run.json", task.title)
-    assert content["status"] == "finished"
-    columns = content["records"]
-    assert columns["gradient_evaluations"] == [0, 2]
-    assert columns["train_loss"][0] != columns["train_loss"][1]
-    assert ("test_accuracy" in columns) == (not name.startswith("counting"))
-    assert EXPERIMENTS[name].summary.endswith(".")
-
-
 def test_row_network_has_the_papers_size():
     params = speed.row_network().params(0)
     assert models.parameter_count(params) == 28 * 100 + 100 * 100 + 100 + 100 * 10 + 10
@@ -430,23 +391,3 @@ def test_second_chance():
     assert len(lines) == 4
     assert " 0.01 " in lines[2]
     assert " 0.00316 " in lines[3]
-
-
-@pytest.mark.parametrize(("name", "informed"), [("mnist-rows", True), ("mnist-pixels", False)])
-def test_what_the_first_gradient_knows_of_the_images(name, informed):
-    """By pixels it is the same, to float32's rounding, when the images change places.
-
-    The recurrent matrix of N(0, 0.01²) has spectral radius 0.1, and the last rows are blank: after
-    784 steps nothing of the digit is left in the last state.
-    """
-    task = EXPERIMENTS[name].build(False)
-    params = task.params(0)
-    inputs, targets = (x[:200] for x in task.train)
-
-    def gradient(inputs):
-        return jax.grad(task.loss)(params, (inputs, targets))
-
-    straight, shuffled = jax.jit(gradient)(inputs), jax.jit(gradient)(inputs[::-1])
-    moved = optax.tree.norm(optax.tree.sub(straight, shuffled))
-    assert (moved > 1e-3 * optax.tree.norm(straight)) == informed
-    assert (moved < 1e-7 * optax.tree.norm(straight)) != informed
