@@ -237,6 +237,17 @@ def test_a_gradient_at_the_snapshot_that_is_not_finite_stops_at_the_iterate(row)
 
 
 @EACH_SVR_ROW
+def test_a_bad_batch_moves_one_counter_only(row):
+    """It makes both gradients NaN; that of the caller decides, and the pairs stay."""
+    tx, params, state = trained(row, 2 * EPOCH + 2)
+    nan = jax.tree.map(lambda x: x * np.nan, params)
+    updates, new = tx.update(nan, state, params, grad_fn=lambda p: nan)
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, params))
+    info = state.info._replace(steps_skipped=state.info.steps_skipped + 1)
+    chex.assert_trees_all_equal(new, state._replace(info=info))
+
+
+@EACH_SVR_ROW
 def test_under_jit_and_donated(row):
     """Nothing that a snapshot gives shares memory with what it was given."""
     tx, params, state = trained(row, 2 * EPOCH + 2)
