@@ -18,7 +18,7 @@ from benchmarks import records, tables
 from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.tables import Content
 
-# One colour per optimizer in every plot; aSNAQ's own stands out, Optax's are muted.
+# One colour per optimizer in every plot; aSNAQ's and SVR-LNAQ's stand out, Optax's are muted.
 COLOURS = {
     "adam": "#3b6fb6",
     "adagrad": "#8a94a0",
@@ -40,11 +40,11 @@ COLOURS = {
     "olnaq-95": "#9b6fc9",
     "olmoq": "#1b7f5c",
     "olmoq-halved": "#4fb08c",
-    "onaq-80": "#9b6fc9",
-    "olnaq-80": "#9b6fc9",
-    "svrg": "#8a94a0",
+    "onaq-80": "#2a9d8f",
+    "olnaq-80": "#6a3d9a",
+    "svrg": "#202428",
     "svrg2": "#e39a2d",
-    "svr-naq": "#c8102e",
+    "svr-naq": "#e76fae",
     "svr-lnaq": "#c8102e",
 }
 _STYLES = {"asnaq-backoff": "--", "asnaq-rms-backoff": "--", "asnaq-single-backoff": "--"} | {
@@ -55,6 +55,7 @@ _STYLES = {"asnaq-backoff": "--", "asnaq-rms-backoff": "--", "asnaq-single-backo
     "omoq": "--",
     "onaq-80": "--",
     "svr-naq": "--",
+    "svrg": "-.",
 }
 _AXES = {
     "epoch": "epoch",
@@ -179,7 +180,7 @@ def _line(
     usable = np.isfinite(ys).all(axis=0)
     xs, ys = xs[usable], ys[:, usable]
     colour = COLOURS[name]
-    best = name == "asnaq"
+    best = name in ("asnaq", "svr-lnaq")
     diverged = sum(content["status"] == records.DIVERGED for content in group)
     optimizer = OPTIMIZERS[name]
     rate = group[0]["settings"]["learning_rate"]
@@ -222,12 +223,16 @@ def _leave_out_the_start(axis: Axes, shares: Sequence[Sequence[Any]]) -> None:
 
 
 def _leave_out_explosions(axis: Axes, contents: Sequence[Content], quantity: str) -> None:
-    """Ends the logarithmic scale at ten times the greatest number at the start."""
+    """Ends the logarithmic scale above the greatest number at the start.
+
+    As far above as a quarter of the decades that the numbers fall below it.
+    """
     axis.set_yscale("log")  # first, or the limit set here would fix the linear scale's other end
-    starts = [content["records"][quantity][0] for content in contents]
-    highest = 10 * max((start for start in starts if start is not None), default=math.inf)
-    if axis.get_ylim()[1] > highest:
-        axis.set_ylim(top=highest)
+    numbers = [[x for x in run["records"][quantity] if x is not None] for run in contents]
+    start = max((run[0] for run in numbers if run), default=math.inf)
+    lowest = min((x for run in numbers for x in run), default=0)
+    if lowest > 0 and axis.get_ylim()[1] > (highest := start * (start / lowest) ** 0.25):
+        axis.set_ylim(lowest * (lowest / start) ** 0.05, highest)
 
 
 def _logarithmic(axis: Axes) -> None:
@@ -235,7 +240,7 @@ def _logarithmic(axis: Axes) -> None:
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     decades = math.log10(high / low)
-    if decades < 0.5:
+    if decades < 0.8:
         axis.yaxis.set_major_locator(ticker.MaxNLocator(6))
     elif decades < 3:
         axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))

@@ -111,7 +111,8 @@ class Experiment:
       quick_epochs: the same in the quick form.
       seeds: how many runs per optimizer.
       optimizers: names from the table in `benchmarks.optimizers`.
-      equal_gradients: whether a method of two gradients a step gets half the epochs.
+      equal_gradients: whether a method of two gradients a step gets half the epochs, and one of
+        two and a full gradient an epoch a third.
       published: by optimizer, the test accuracy that the methods' authors print for the same.
     """
 
@@ -129,9 +130,9 @@ class Experiment:
         """First line of the description."""
         return (self.build.__doc__ or "").strip().splitlines()[0]
 
-    def epochs_for(self, gradients_per_step: int, epochs: int) -> int:
-        """Returns how many epochs an optimizer gets out of the experiment's."""
-        return math.ceil(epochs / gradients_per_step) if self.equal_gradients else epochs
+    def epochs_for(self, gradients: int, epochs: int) -> int:
+        """Returns the epochs of an optimizer that takes so many epochs' gradients in one."""
+        return math.ceil(epochs / gradients) if self.equal_gradients else epochs
 
 
 def squared_errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:

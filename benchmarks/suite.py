@@ -51,7 +51,8 @@ def run(
     for name in optimizers or experiment.optimizers:
         optimizer = OPTIMIZERS[name]
         trainer = Trainer(problem, optimizer)
-        length = experiment.epochs_for(optimizer.gradients_per_step, epochs)
+        gradients = optimizer.gradients_per_step + optimizer.takes_snapshots
+        length = experiment.epochs_for(gradients, epochs)
         base = Run(settings, name, dict(optimizer.options), 0.0, 0, length)
         rate = _learning_rate(base, trainer, folder, quick)
         count = seeds or (1 if quick else experiment.seeds)

@@ -128,7 +128,7 @@ def _lowest(group: Sequence[Content]) -> float:
 
 
 def _common_gradients(contents: Sequence[Content]) -> int | None:
-    """Returns the examples' gradients of the cheapest whole run, where others take more."""
+    """Returns the examples' gradients of the cheapest whole run, where others take many more."""
     totals = set()
     for content in contents:
         columns = content["records"]
@@ -136,7 +136,7 @@ def _common_gradients(contents: Sequence[Content]) -> int | None:
             return None
         per_epoch = columns["example_gradients"][-1] // max(columns["epoch"][-1], 1)
         totals.add(per_epoch * content["settings"]["epochs"])
-    return min(totals) if len(totals) > 1 else None
+    return min(totals) if max(totals) > 1.1 * min(totals) else None
 
 
 def _loss_within(group: Sequence[Content], budget: int) -> float:

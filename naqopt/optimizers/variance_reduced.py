@@ -215,7 +215,8 @@ def svr_naq(
 
     References:
       Yasuda, Mahboubi, Indrapriyadarsini, Ninomiya and Asai, *A Stochastic Variance Reduced
-      Nesterov's Accelerated Quasi-Newton Method*, ICMLA 2019.
+      Nesterov's Accelerated Quasi-Newton Method*, ICMLA 2019 (`arXiv:1910.07939
+      <https://arxiv.org/abs/1910.07939>`_).
 
     Costs what `naqopt.svrg` costs; 2 m + 3 copies of the params (11 by default). What is said there
     of clipping and of large networks holds here. What is chained *behind* it must not change the
