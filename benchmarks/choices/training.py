@@ -99,6 +99,26 @@ def train(problem: Problem, choices: Choices, seeds: Sequence[int], epochs: int)
     return Trained(*map(np.asarray, whole(keys, vectors, problem.train, problem.test)))
 
 
+def step_size(choices: Choices, epoch: jax.Array, place: jax.Array, steps: int) -> jax.Array:
+    """Returns α_k of a step after the SVRG epoch.
+
+    Args:
+      choices: the reading of the method.
+      epoch: counted from 0.
+      place: of the step in its epoch, counted from 0.
+      steps: of an epoch.
+    """
+    k = {
+        variants.ALL_STEPS: epoch * steps + place + 1,
+        variants.AFTER_WARMUP: (epoch - (choices.warmup_rate is not None)) * steps + place + 1,
+        variants.WITHIN_EPOCH: place + 1,
+        variants.EPOCHS: epoch + 1,
+        variants.NOTHING: 1,
+    }[choices.counted]
+    # In the SVRG epoch itself, where it is not used, the second k is negative.
+    return choices.learning_rate * jax.lax.rsqrt(jnp.maximum(k, 1).astype(jnp.result_type(float)))
+
+
 def _take_snapshot(
     choices: Choices, loss: Any, state: _State, given: Examples, index: jax.Array
 ) -> _State:
@@ -147,14 +167,7 @@ def _steps(
         if choices.normalized:
             norm = jnp.linalg.norm(product)
             product = product / jnp.where(norm > 0, norm, 1)
-        k = {
-            variants.ALL_STEPS: index * count + xs[1] + 1,
-            variants.AFTER_WARMUP: jnp.maximum((index - warmup) * count + xs[1] + 1, 1),
-            variants.WITHIN_EPOCH: xs[1] + 1,
-            variants.EPOCHS: index + 1,
-            variants.NOTHING: 1,
-        }[choices.counted]
-        rate = choices.learning_rate * jax.lax.rsqrt(jnp.asarray(k, w.dtype))
+        rate = step_size(choices, index, xs[1], count).astype(w.dtype)
         # The SVRG epoch has neither H nor momentum.
         move = mu * v - rate * product
         if warmup:
@@ -205,7 +218,8 @@ def _precondition(choices: Choices, curvature: Any, g: jax.Array) -> jax.Array:
         variants.NEWEST: pairs.newest_scale,
         variants.ONE: lambda _: one,
     }[choices.scale](curvature)
-    return lbfgs.two_loop(curvature, g, jnp.where(curvature.size > 0, gamma, one))
+    two_loop = lbfgs.two_loop_by_pairs if choices.by_pairs else lbfgs.two_loop
+    return two_loop(curvature, g, jnp.where(curvature.size > 0, gamma, one))
 
 
 def _convergence(full_grad: jax.Array, s: jax.Array, y: jax.Array) -> jax.Array:

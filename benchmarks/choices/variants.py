@@ -32,6 +32,7 @@ class Choices:
       snapshot_average: whether a snapshot is taken at the mean of the epoch's iterates.
       memory_size: m; None for a dense matrix, 0 for H = I.
       scale: γ from the stored pairs: `MEAN`, `NEWEST` or `ONE`.
+      by_pairs: whether the two-loop recursion goes pair by pair; rounding alone depends on that.
       damping: λ of y + λ s; `CONVERGENCE` for the ξ of global convergence.
     """
 
@@ -45,6 +46,7 @@ class Choices:
     snapshot_average: bool = False
     memory_size: int | None = 4
     scale: str = MEAN
+    by_pairs: bool = False
     damping: float | str = 0.0
 
 
@@ -72,6 +74,7 @@ VARIANTS: Mapping[str, Variant] = {
     name: Variant(group, label, Choices(**changes))
     for name, group, label, changes in (
         (BASELINE, "baseline", "as in the library", {}),
+        ("by-pairs", "rounding", "no change but rounding", {"by_pairs": True}),
         ("raw-decay-1", "length", "not normalized, 1/√k", _UNNORMALIZED),
         (
             "raw-decay-0.1",
