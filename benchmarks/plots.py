@@ -101,6 +101,7 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
                 again = index > 0 and groups[index - 1][0]["settings"]["optimizer"] == name
                 _line(axis, name, group, position, quantity, again)
             axis.set_xlabel(positions[position])
+            axis.xaxis.set_major_locator(ticker.MaxNLocator(5))
             decorate(axis)
         unit = contents[0]["settings"].get("experiment", {}).get("unit")
         with_unit = quantity == "test_error" and unit
