@@ -95,7 +95,13 @@ def assert_close(actual, expected, points, curvature):
     assert found[1] < curvature, expected.k
 
 
-@pytest.mark.parametrize("name", RUNS)
+# The other runs differ from one of these in an argument that acts alone.
+QUICK = ("svrg", "svrg2", "svrg2_dense", "svr_naq", "svr_naq_nesterov", "svr_naq_refused")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in RUNS]
+)
 def test_trajectory_snapshots_and_single_steps_equal_the_listing(name, x64):
     """Eight epochs as a whole to 1e-9; from the same state each step and snapshot to 1e-12."""
     run = RUNS[name]
