@@ -247,6 +247,17 @@ def test_a_bad_batch_moves_one_counter_only(row):
     chex.assert_trees_all_equal(new, state._replace(info=info))
 
 
+def test_a_skipped_step_keeps_the_momentum_of_its_look_ahead_point():
+    schedule = naqopt.schedules.nesterov_momentum()
+    tx, params = naqopt.svr_naq(0.2, momentum=schedule, memory_size=2), init_params()
+    state = tx.init(params)
+    for k in range(2 * EPOCH + 2):
+        params, state = step(tx, params, state, batch(k))
+    nan = jax.tree.map(lambda x: x * np.nan, params)
+    _, new = tx.update(nan, state, params, grad_fn=lambda p: nan)
+    assert new.momentum == state.momentum == schedule(2 * EPOCH + 2) != schedule(2 * EPOCH + 3)
+
+
 @EACH_SVR_ROW
 def test_under_jit_and_donated(row):
     """Nothing that a snapshot gives shares memory with what it was given."""
