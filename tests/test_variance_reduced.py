@@ -142,9 +142,10 @@ def test_steps_before_the_first_snapshot_are_plain_and_counted(row):
     rate = row.arguments.get("warmup_learning_rate", row.arguments["learning_rate"])
     tx, params = transformation(row), init_params()
     state = tx.init(params)
+    nan = jax.tree.map(lambda x: x * np.nan, params)  # there is nothing to evaluate it at
     for k in range(3):
-        value, grads = value_and_gradient(params, batch(k))
-        updates, state = update(tx, grads, state, params, batch(k), value, grads)
+        grads = value_and_gradient(params, batch(k))[1]
+        updates, state = tx.update(grads, state, params, grad_fn=lambda p: nan)
         expected = jax.tree.map(lambda g: -rate * g, grads)
         chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-7)
         params = optax.apply_updates(params, updates)
@@ -413,6 +414,14 @@ def test_full_gradient_weighs_examples_alike(sizes):
     # Generators do as well.
     again = naqopt.full_gradient(regression_loss, params, (one for one in loader(sizes)))
     chex.assert_trees_all_equal(again, found)
+
+
+def test_full_gradient_asks_for_no_mean_of_nothing():
+    def loss(p, one_batch):
+        return jnp.sum((p - one_batch) ** 2) * (1 / len(one_batch))  # which cannot be 0
+
+    batches = [np.ones(2), np.ones(0), np.full(1, 4.0)]
+    assert naqopt.full_gradient(loss, 0.0, batches) == pytest.approx(-4.0)
 
 
 def test_full_gradient_compiles_once_for_every_shape():
