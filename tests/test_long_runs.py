@@ -67,4 +67,6 @@ def test_twenty_thousand_steps(row, dtype):
         assert final < 1.1 * total_loss(init_params())
     else:
         assert final < 0.5 * total_loss(init_params())
-        assert int(state.info.pairs_stored) > 100 or row.pairs_formed(STEPS) == 0
+        # Variance-reduced methods come to rest at a minimum, where there is nothing to store.
+        enough = 20 if row.full_gradients(STEPS) else 100
+        assert int(state.info.pairs_stored) > enough or row.pairs_formed(STEPS) == 0
