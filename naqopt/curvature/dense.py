@@ -123,6 +123,21 @@ def bfgs_update(
     return Dense(_add_symmetric(start, s, u), size), stored
 
 
+def add_rank_one(
+    dense: Dense, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar
+) -> Dense:
+    """Returns the matrix plus weight · v vᵀ where `accept` holds; the first is added to γI."""
+    first = accept & (dense.size == 0)
+    start = jax.tree.map(
+        lambda rows, unit: jnp.where(first, gamma.astype(rows.dtype) * unit, rows),
+        dense.matrix,
+        _identity(dense.matrix),
+    )
+    vector = _tree.where(accept, vector, jax.tree.map(jnp.zeros_like, vector))
+    half = _tree.scale(0.5 * weight, vector)
+    return Dense(_add_symmetric(start, vector, half), dense.size + accept.astype(jnp.int32))
+
+
 def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
     """Returns the curvature that a dense matrix holds.
 

@@ -1,0 +1,168 @@
+"""Indefinite Hessian approximations behind one face: the limited memory and the dense matrix."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from naqopt import _tree
+from naqopt._tree import Scalar, Tree
+from naqopt.curvature import dense, sr1
+from naqopt.curvature.sr1 import MAX_GAMMA, MIN_CURVATURE, MIN_GAMMA, RankOne
+
+
+class Eigen(NamedTuple):
+    """Some eigenvectors u_i of B; on the complement of them it is γI.
+
+    Attributes:
+      eigenvalues: λ_i.
+      present: whether u_i exists.
+      rest: γ.
+      project: from v to the numbers u_iᵀv.
+      combine: from numbers c_i to Σ c_i u_i.
+    """
+
+    eigenvalues: jax.Array
+    present: jax.Array
+    rest: Scalar
+    project: Callable[[Tree], jax.Array]
+    combine: Callable[[jax.Array], Tree]
+
+
+class Indefinite(NamedTuple):
+    """An approximation B of the Hessian that learns from pairs (s, y) and may be indefinite.
+
+    Attributes:
+      init: from the params to the state, which knows nothing yet: B = I.
+      rows: from a state to a history in it whose rows are like the params.
+      multiply: from a state to the function from v to B v.
+      eigen: from a state to its `Eigen`.
+      max_products: from a state to the products with B after which conjugate gradients must be
+        done: one for each distinct eigenvalue, in exact arithmetic.
+      update: from a state, s, y and whether to accept them to the next state and whether the pair
+        was stored.
+      clear: from a state and a condition to the state that knows nothing where the condition holds.
+    """
+
+    init: Callable[[Tree], Any]
+    rows: Callable[[Any], Tree]
+    multiply: Callable[[Any], Callable[[Tree], Tree]]
+    eigen: Callable[[Any], Eigen]
+    max_products: Callable[[Any], int]
+    update: Callable[[Any, Tree, Tree, Scalar], tuple[Any, Scalar]]
+    clear: Callable[[Any, Scalar], Any]
+
+
+def limited(memory_size: int, dtype: Any = None) -> Indefinite:
+    """Returns the approximation by the last `memory_size` pairs."""
+
+    def multiply(memory: RankOne) -> Callable[[Tree], Tree]:
+        matrix = sr1.factor(memory)
+        return lambda vector: sr1.multiply(memory, matrix, vector)
+
+    def eigen(memory: RankOne) -> Eigen:
+        matrix = sr1.factor(memory)
+        found = sr1.spectrum(memory, matrix)
+
+        def project(vector: Tree) -> jax.Array:
+            return found.vectors.T @ sr1.project(memory, matrix, vector)
+
+        def combine(coefficients: jax.Array) -> Tree:
+            return sr1.combine(memory, matrix, found.vectors @ coefficients)
+
+        return Eigen(found.eigenvalues, found.present, matrix.base, project, combine)
+
+    return Indefinite(
+        init=lambda params: sr1.init(params, memory_size, dtype),
+        rows=lambda memory: memory.s,
+        multiply=multiply,
+        eigen=eigen,
+        max_products=lambda memory: 2 * memory_size + 2,
+        update=sr1.update,
+        clear=sr1.clear,
+    )
+
+
+def dense_rank_one(optimizer: str) -> Indefinite:
+    """Returns the dense matrix B⁺ = B + r rᵀ/(rᵀs), r = y − B s; γI at its first pair."""
+
+    def init(params: Tree) -> dense.Dense:
+        return dense.init(optimizer, params)
+
+    def multiply(state: dense.Dense) -> Callable[[Tree], Tree]:
+        def product(vector: Tree) -> Tree:
+            vector = _tree.widen(vector)
+            return _tree.where(state.size > 0, dense.multiply(state, vector), vector)
+
+        return product
+
+    def eigen(state: dense.Dense) -> Eigen:
+        leaves, structure = jax.tree.flatten(state.matrix)
+        d = len(leaves[0])
+        matrix = jnp.concatenate([rows.reshape(d, -1) for rows in leaves], axis=1)
+        matrix = jnp.where(state.size > 0, matrix, jnp.eye(d, dtype=matrix.dtype))
+        values, vectors = jnp.linalg.eigh(matrix)
+
+        def combine(coefficients: jax.Array) -> Tree:
+            flat, offset, parts = vectors @ coefficients, 0, []
+            for rows in leaves:
+                size = rows[0].size
+                parts.append(flat[offset : offset + size].reshape(rows.shape[1:]))
+                offset += size
+            return jax.tree.unflatten(structure, parts)
+
+        one = jnp.ones((), matrix.dtype)
+        return Eigen(
+            values,
+            jnp.ones(d, bool),
+            one,
+            lambda vector: _tree.ravel(vector).astype(matrix.dtype) @ vectors,
+            combine,
+        )
+
+    def update(state: dense.Dense, s: Tree, y: Tree, accept: Scalar) -> tuple[dense.Dense, Scalar]:
+        dtype = jax.tree.leaves(state.matrix)[0].dtype
+        length = jnp.sqrt(_tree.squared_norm(s)).astype(dtype)
+        usable = jnp.isfinite(length) & (length > 0)
+        scale = jnp.where(usable, 1 / jnp.where(usable, length, 1), 0)
+        s, y = (_tree.scale(scale, _tree.widen(x)) for x in (s, y))
+        sy, yy, ss = (_tree.dot(a, b).astype(dtype) for a, b in ((s, y), (y, y), (s, s)))
+        finite = jnp.isfinite(yy) & jnp.isfinite(sy)
+
+        def test(known: Tree) -> tuple[Tree, Scalar, Scalar]:
+            """Returns r = y − B s, rᵀs and whether they make an update; `known` is B s."""
+            residual = _tree.subtract(y, known)
+            squared = _tree.squared_norm(residual).astype(dtype)
+            product = _tree.dot(s, residual).astype(dtype)
+            large = product**2 >= MIN_CURVATURE**2 * ss * squared
+            sizes = yy + _tree.squared_norm(known).astype(dtype)
+            distinct = squared > sr1.tolerance(dtype) * sizes
+            return residual, product, large & distinct & (product != 0)
+
+        # The first pair is tested by B = I as well, sets γ, and adds what γI does not explain.
+        residual, product, passes = test(multiply(state)(s))
+        stored = accept & usable & finite & passes
+        positive = finite & (sy > 0)
+        ratio = jnp.clip(yy / jnp.where(positive, sy, 1), MIN_GAMMA, MAX_GAMMA)
+        gamma = jnp.where(positive, ratio, 1).astype(dtype)
+        after_scaling = test(_tree.scale(gamma, s))
+        residual, product, adds = _tree.where(
+            state.size == 0, after_scaling, (residual, product, passes)
+        )
+        adds = adds & stored
+        weight = jnp.where(adds, 1 / jnp.where(adds, product, 1), 0)
+        return dense.add_rank_one(state, residual, weight, gamma, stored), stored
+
+    def clear(state: dense.Dense, condition: Scalar) -> dense.Dense:
+        return state._replace(size=jnp.where(condition, 0, state.size))
+
+    return Indefinite(
+        init=init,
+        rows=lambda state: state.matrix,
+        multiply=multiply,
+        eigen=eigen,
+        max_products=lambda state: 2 * len(jax.tree.leaves(state.matrix)[0]),
+        update=update,
+        clear=clear,
+    )

@@ -1,0 +1,315 @@
+"""Limited-memory symmetric rank one: an indefinite Hessian approximation from pairs (s, y).
+
+With the stored pairs as columns of S and Y, oldest first, and B0 = γI,
+
+    B = γI + Ψ M Ψᵀ,   Ψ = Y − γS,   M⁻¹ = D + L + Lᵀ − γ SᵀS
+
+D is the diagonal and L the strictly lower triangle of SᵀY. (Line 33 of L-SR1's Algorithm 1 prints
+SᵀY itself, which is wrong by O(1).) The method is self-dual: with S and Y exchanged and H0 = I the
+same formula gives the inverse H.
+
+Pairs are stored scaled to ‖s‖ = 1, which changes neither matrix, so that the small ones are
+well scaled. They are kept by slot and not by age; an empty slot is masked.
+
+References:
+  Byrd, Nocedal and Schnabel, *Representations of quasi-Newton matrices and their use in limited
+  memory methods*, Mathematical Programming 63, 1994.
+  Ramamurthy and Duffy, *L-SR1: A Second Order Optimization Method for Deep Learning*, 2017.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from naqopt import _tree
+from naqopt._tree import Scalar, Tree
+from naqopt.curvature import Curvature
+
+MIN_GAMMA, MAX_GAMMA = 1e-3, 1e3
+MIN_CURVATURE = 1e-8  # r of the test |sᵀ(y − Bs)| ≥ r ‖s‖ ‖y − Bs‖
+
+
+class RankOne(NamedTuple):
+    """The stored pairs, by slot.
+
+    Attributes:
+      s: history of steps of length 1.
+      y: history of differences of gradients, scaled as their s.
+      ss: (m, m) numbers s_iᵀs_j.
+      sy: (m, m) numbers s_iᵀy_j.
+      yy: (m, m) numbers y_iᵀy_j.
+      gamma: γ, yᵀy/sᵀy of the newest stored pair with sᵀy > 0.
+      size: how many pairs are stored, at most m.
+      next: the slot that the next pair goes to.
+    """
+
+    s: Tree
+    y: Tree
+    ss: jax.Array
+    sy: jax.Array
+    yy: jax.Array
+    gamma: jax.Array
+    size: jax.Array
+    next: jax.Array
+
+
+class Factor(NamedTuple):
+    """A matrix base I + Ψ M Ψᵀ with Ψ = on_s S + on_y Y.
+
+    Attributes:
+      base: γ of B, 1 of H.
+      on_s: −γ of B, 1 of H.
+      on_y: 1 of B, −1 of H.
+      middle: (m, m) M, zero in the rows and columns of empty slots.
+    """
+
+    base: Scalar
+    on_s: Scalar
+    on_y: Scalar
+    middle: jax.Array
+
+
+def init(params: Tree, memory_size: int, dtype: Any = None) -> RankOne:
+    """Returns a ring for `memory_size` pairs of the shapes of params, empty, with γ = 1."""
+    scalars = _tree.scalar_dtype(params)
+
+    def square() -> jax.Array:
+        return jnp.zeros((memory_size, memory_size), scalars)
+
+    return RankOne(
+        s=_tree.empty_history(params, memory_size, dtype),
+        y=_tree.empty_history(params, memory_size, dtype),
+        ss=square(),
+        sy=square(),
+        yy=square(),
+        gamma=jnp.ones((), scalars),
+        size=jnp.zeros((), jnp.int32),
+        next=jnp.zeros((), jnp.int32),
+    )
+
+
+def _ages(memory: RankOne) -> jax.Array:
+    """Returns by slot how many pairs are newer than its own."""
+    m = len(memory.ss)
+    return jnp.mod(memory.next - 1 - jnp.arange(m, dtype=jnp.int32), m)
+
+
+def tolerance(dtype: Any) -> float:
+    """Returns what counts as zero beside 1 in the small matrices."""
+    return 1e-12 if dtype == jnp.float64 else 1e-6
+
+
+def _inverse_middle(memory: RankOne, gamma: Scalar, inverse: bool) -> tuple[jax.Array, jax.Array]:
+    """Returns M⁻¹ of all slots, and the size of the numbers that it is the difference of."""
+    ages = _ages(memory)
+    newer = ages[:, None] <= ages[None, :]  # i newer than j, or i = j
+    # s_iᵀy_j of B's L is that of i newer than j; of H's, y_iᵀs_j.
+    sy = memory.sy.T if inverse else memory.sy
+    triangle = jnp.where(newer, sy, sy.T)
+    gram = memory.yy if inverse else gamma * memory.ss
+    return triangle - gram, jnp.maximum(jnp.abs(triangle), jnp.abs(gram))
+
+
+def _kept(memory: RankOne, inverse: bool) -> Scalar:
+    """Returns how many of the newest pairs leave M⁻¹ nonsingular: as many as possible."""
+    matrix, sizes = _inverse_middle(memory, memory.gamma, inverse)
+    ages, m = _ages(memory), len(matrix)
+
+    def smallest(count: Scalar) -> Scalar:
+        mask = ages < count
+        both = mask[:, None] & mask[None, :]
+        scale = jnp.max(jnp.where(both, sizes, 0))
+        filled = jnp.where(both, matrix, 0) + jnp.diag(jnp.where(mask, 0, scale))
+        values = jnp.abs(jnp.linalg.eigvalsh(filled))
+        return jnp.min(values) > tolerance(matrix.dtype) * scale
+
+    counts = jnp.arange(1, m + 1, dtype=jnp.int32)
+    regular = jax.vmap(smallest)(counts) & (counts <= memory.size)
+    return jnp.max(jnp.where(regular, counts, 0))
+
+
+def factor(memory: RankOne, inverse: bool = False) -> Factor:
+    """Returns B, or H with H0 = I."""
+    one = jnp.ones_like(memory.gamma)
+    matrix, _ = _inverse_middle(memory, memory.gamma, inverse)
+    mask = _ages(memory) < memory.size
+    both = mask[:, None] & mask[None, :]
+    values, vectors = jnp.linalg.eigh(jnp.where(both, matrix, 0) + jnp.diag(~mask))
+    middle = (vectors / jnp.where(values == 0, 1, values)) @ vectors.T
+    middle = jnp.where(both, middle, 0)
+    if inverse:
+        return Factor(one, one, -one, middle)
+    return Factor(memory.gamma, -memory.gamma, one, middle)
+
+
+def project(memory: RankOne, matrix: Factor, vector: Tree) -> jax.Array:
+    """Returns Ψᵀ v."""
+    on_s = _tree.history_dot(memory.s, vector).astype(memory.ss.dtype)
+    on_y = _tree.history_dot(memory.y, vector).astype(memory.ss.dtype)
+    return matrix.on_s * on_s + matrix.on_y * on_y
+
+
+def combine(memory: RankOne, matrix: Factor, coefficients: jax.Array) -> Tree:
+    """Returns Ψ c."""
+    from_s = _tree.history_sum(matrix.on_s * coefficients, memory.s)
+    from_y = _tree.history_sum(matrix.on_y * coefficients, memory.y)
+    return jax.tree.map(jnp.add, from_s, from_y)
+
+
+def multiply(memory: RankOne, matrix: Factor, vector: Tree) -> Tree:
+    """Returns (base I + Ψ M Ψᵀ) v, in at least float32."""
+    inner = matrix.middle @ project(memory, matrix, vector)
+    outer = combine(memory, matrix, inner)
+    return jax.tree.map(
+        lambda v, x: matrix.base.astype(v.dtype) * v + x.astype(v.dtype),
+        _tree.widen(vector),
+        outer,
+    )
+
+
+class Spectrum(NamedTuple):
+    """B in its eigenvectors: γ on the complement of the range of Ψ, λ on the rest.
+
+    Attributes:
+      eigenvalues: (m,) λ_i.
+      present: (m,) whether the eigenvector exists.
+      vectors: (m, m) whose columns c give the eigenvectors Ψ c.
+    """
+
+    eigenvalues: jax.Array
+    present: jax.Array
+    vectors: jax.Array
+
+
+def spectrum(memory: RankOne, matrix: Factor) -> Spectrum:
+    """Returns the eigenvalues and eigenvectors of B that are not those of γI.
+
+    The eigenvectors of ΨᵀΨ above 1e-6 (float32) or 1e-12 (float64) of the largest give a basis Q of
+    the range of Ψ; with R = QᵀΨ they are those of γI + R M Rᵀ.
+    """
+    mask = _ages(memory) < memory.size
+    both = mask[:, None] & mask[None, :]
+    cross = matrix.on_s * matrix.on_y * (memory.sy + memory.sy.T)
+    gram = matrix.on_s**2 * memory.ss + cross + matrix.on_y**2 * memory.yy
+    sizes = matrix.on_s**2 * jnp.diagonal(memory.ss) + matrix.on_y**2 * jnp.diagonal(memory.yy)
+    squares, vectors = jnp.linalg.eigh(jnp.where(both, gram, 0))
+    # Beside the numbers that were subtracted the smallest are rounding.
+    largest = jnp.max(jnp.where(mask, sizes, 0))
+    present = squares > tolerance(squares.dtype) * largest
+    roots = jnp.sqrt(jnp.where(present, squares, 1))
+    to_range = jnp.where(present, vectors / roots, 0)  # Q = Ψ to_range
+    r = jnp.where(present, vectors * roots, 0).T  # R = QᵀΨ
+    # What does not exist has an eigenvalue far away, so that it does not mix with the others.
+    inner = r @ matrix.middle @ r.T
+    far = 2 * jnp.sum(jnp.abs(inner)) + 1
+    values, rotation = jnp.linalg.eigh(inner + jnp.diag(jnp.where(present, 0, far)))
+    count = jnp.sum(present)
+    exists = jnp.arange(len(values)) < count
+    return Spectrum(matrix.base + values, exists, to_range @ rotation)
+
+
+def update(
+    memory: RankOne, s: Tree, y: Tree, accept: Scalar, inverse: bool = False
+) -> tuple[RankOne, Scalar]:
+    """Returns the ring after the pair (s, y), and whether it was stored.
+
+    It is if it is finite, |sᵀ(y − Bs)| ≥ 1e-8 ‖s‖ ‖y − Bs‖ and y − γs is not negligible; for H the
+    test is that of H, with s and y exchanged. While M⁻¹ is singular the oldest pairs are dropped.
+    """
+    dtype = memory.ss.dtype
+    length = jnp.sqrt(_tree.squared_norm(s)).astype(dtype)
+    usable = jnp.isfinite(length) & (length > 0)
+    scale = jnp.where(usable, 1 / jnp.where(usable, length, 1), 0)
+    s = _tree.cast_as(memory.s, _tree.scale(scale, _tree.widen(s)))
+    y = _tree.cast_as(memory.y, _tree.scale(scale, _tree.widen(y)))
+    old_s_y, old_y_s, old_s_s, old_y_y = (
+        _tree.history_dot(history, vector).astype(dtype)
+        for history, vector in ((memory.s, y), (memory.y, s), (memory.s, s), (memory.y, y))
+    )
+    sy, ss, yy = (_tree.dot(a, b).astype(dtype) for a, b in ((s, y), (s, s), (y, y)))
+    # All of them, which also makes the store wait for the last reading of the rings: one after it
+    # would take a copy of them.
+    rows = jnp.stack([old_s_y, old_y_s, old_s_s, old_y_y])
+    finite = jnp.all(jnp.isfinite(rows)) & jnp.isfinite(yy) & jnp.isfinite(sy)
+
+    matrix = factor(memory, inverse)
+    known, given = (y, s) if inverse else (s, y)
+    # given − matrix · known, which the new pair is to add
+    residual = _tree.subtract(_tree.widen(given), multiply(memory, matrix, known))
+    squared = _tree.squared_norm(residual).astype(dtype)
+    product = _tree.dot(_tree.widen(known), residual).astype(dtype)
+    squared_known = yy if inverse else ss
+    tested = product**2 >= MIN_CURVATURE**2 * squared_known * squared
+    # ψ = y − γs, or s − y: nothing of it is left where B0 explains the pair.
+    psi = matrix.on_s**2 * ss + 2 * matrix.on_s * matrix.on_y * sy + matrix.on_y**2 * yy
+    sizes = matrix.on_s**2 * ss + matrix.on_y**2 * yy
+    distinct = psi > tolerance(dtype) * sizes
+    stored = accept & usable & finite & (product != 0) & tested & distinct
+
+    slot = memory.next
+    m = len(memory.ss)
+
+    def put(old: jax.Array, row: jax.Array, column: jax.Array, corner: Scalar) -> jax.Array:
+        new = old.at[slot, :].set(row).at[:, slot].set(column).at[slot, slot].set(corner)
+        return jnp.where(stored, new, old)
+
+    moved = stored.astype(jnp.int32)
+    new = RankOne(
+        s=_tree.set_row(memory.s, slot, s, stored),
+        y=_tree.set_row(memory.y, slot, y, stored),
+        ss=put(memory.ss, old_s_s, old_s_s, ss),
+        sy=put(memory.sy, old_y_s, old_s_y, sy),
+        yy=put(memory.yy, old_y_y, old_y_y, yy),
+        gamma=memory.gamma,
+        size=jnp.minimum(memory.size + moved, m),
+        next=jnp.mod(slot + moved, m),
+    )
+    new = new._replace(gamma=_newest_gamma(new))
+    return new._replace(size=jnp.where(stored, _kept(new, inverse), memory.size)), stored
+
+
+def _newest_gamma(memory: RankOne) -> Scalar:
+    """Returns yᵀy/sᵀy of the newest pair with sᵀy > 0, or the last γ where there is none."""
+    ages = _ages(memory)
+    sy, yy = jnp.diagonal(memory.sy), jnp.diagonal(memory.yy)
+    positive = (ages < memory.size) & (sy > 0)
+    slot = jnp.argmin(jnp.where(positive, ages, len(ages)))
+    ratio = yy[slot] / jnp.where(sy[slot] > 0, sy[slot], 1)
+    return jnp.where(jnp.any(positive), jnp.clip(ratio, MIN_GAMMA, MAX_GAMMA), memory.gamma)
+
+
+def clear(memory: RankOne, condition: Scalar) -> RankOne:
+    """Forgets all pairs, and γ with them, where the condition holds."""
+    return memory._replace(
+        size=jnp.where(condition, 0, memory.size),
+        gamma=jnp.where(condition, 1, memory.gamma),
+    )
+
+
+def inverse_memory(memory_size: int, dtype: Any = None) -> Curvature:
+    """Returns the curvature of the inverse H with H0 = I, for line searches.
+
+    H may be indefinite: where gᵀH g ≤ 0, and H g would lead uphill, it gives g in place of H g.
+    """
+
+    def precondition(memory: RankOne, g: Tree, first_scale: Scalar) -> Tree:
+        del first_scale  # H0 = I
+        product = multiply(memory, factor(memory, inverse=True), g)
+        g = _tree.widen(g)
+        slope = _tree.dot(g, product)
+        return _tree.where((slope > 0) | ~jnp.isfinite(slope), product, g)
+
+    def learn(
+        memory: RankOne, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None
+    ) -> tuple[RankOne, Scalar]:
+        del numerator
+        return update(memory, s, y, accept, inverse=True)
+
+    return Curvature(
+        lambda params: init(params, memory_size, dtype),
+        lambda memory: memory.s,
+        precondition,
+        learn,
+        clear,
+    )
