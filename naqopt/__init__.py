@@ -4,6 +4,7 @@ from naqopt.batches import full_gradient
 from naqopt.optimizers.adaptive import adaqn, asnaq
 from naqopt.optimizers.full_batch import bfgs, mnaq, moq, naq
 from naqopt.optimizers.online import obfgs, omoq, onaq
+from naqopt.optimizers.symmetric_rank_one import lsr1, mosr1, sr1n
 from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2
 from naqopt.state import diagnostics, eval_params, snapshot
 from naqopt.steps import schedules
@@ -17,14 +18,17 @@ __all__ = [
     "diagnostics",
     "eval_params",
     "full_gradient",
+    "lsr1",
     "mnaq",
     "moq",
+    "mosr1",
     "naq",
     "obfgs",
     "omoq",
     "onaq",
     "schedules",
     "snapshot",
+    "sr1n",
     "svr_naq",
     "svrg",
     "svrg2",

@@ -148,6 +148,16 @@ def same_structure(optimizer: str, name: str, tree: Tree, expected: Tree) -> Non
             )
 
 
+def scalar(optimizer: str, value: Any) -> jax.Array:
+    """Returns the value at the params as an array, or raises if it is more than one number."""
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"naqopt.{optimizer}: `value` must be the loss at the params, one number, got shape "
+            f"{jnp.shape(value)}. Average it, or leave it out: `value_fn` is evaluated then."
+        )
+    return jnp.asarray(value)
+
+
 def gradient_dtypes(optimizer: str, name: str, tree: Tree, params: Tree) -> None:
     """Raises a TypeError unless a gradient has the dtypes of the params, or at least float32."""
     for (path, leaf), param in zip(

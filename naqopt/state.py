@@ -25,6 +25,8 @@ class Info(NamedTuple):
       search_trials: points at which the last line search evaluated the loss.
       snapshots_refused: calls of `naqopt.snapshot` whose full gradient was not finite.
       steps_without_snapshot: steps of a variance-reduced method before its first snapshot.
+      steps_rejected: trust-region steps not taken because the loss fell too little.
+      radius: Δ of the next trust-region step; 0 for methods without one.
       step_size: α of the last step, schedules and back-off included.
       momentum: μ of the next step; 0 for methods without momentum.
       direction_norm: ‖H g‖ of the last step, before any normalisation.
@@ -39,6 +41,8 @@ class Info(NamedTuple):
     search_trials: jax.Array
     snapshots_refused: jax.Array
     steps_without_snapshot: jax.Array
+    steps_rejected: jax.Array
+    radius: jax.Array
     step_size: jax.Array
     momentum: jax.Array
     direction_norm: jax.Array
@@ -56,6 +60,8 @@ def init_info(dtype: Any, momentum: Any = 0) -> Info:
         search_trials=jnp.zeros((), jnp.int32),
         snapshots_refused=jnp.zeros((), jnp.int32),
         steps_without_snapshot=jnp.zeros((), jnp.int32),
+        steps_rejected=jnp.zeros((), jnp.int32),
+        radius=jnp.zeros((), dtype),
         step_size=jnp.zeros((), dtype),
         momentum=jnp.array(momentum, dtype),
         direction_norm=jnp.zeros((), dtype),

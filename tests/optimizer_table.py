@@ -37,7 +37,10 @@ class Row:
       pairs_formed: from the number of steps taken to that of pairs stored, refused or dropped at a
         restoration, where pairs are formed once a cycle or epoch; None where every step forms one.
       restores: whether it can return to an anchor.
+      rejects: whether a trust region decides, so that a loss or a gradient at the trial point that
+        is not finite makes the step a rejected one.
       full_gradients: from the number of steps taken to that of full gradients.
+      rounding: by how much more than in other rows rounding grows in a run.
       slow: whether its cases are left to `make test-full`.
     """
 
@@ -52,6 +55,8 @@ class Row:
     searches: bool = False
     pairs_formed: Callable[[int], int] | None = None
     restores: bool = False
+    rejects: bool = False
+    rounding: float = 1.0
     full_gradients: Callable[[int], int] = lambda steps: 0
     slow: bool = False
 
@@ -122,6 +127,33 @@ def _variance_reduced(
         pairs_formed=lambda steps: _snapshots(steps) - 1 if has_pairs else 0,
         full_gradients=_snapshots,
         slow=name != "svr_naq",  # which begins as svrg and has the pairs of svrg2
+    )
+
+
+def _rank_one(
+    name: str,
+    factory: Callable[..., optax.GradientTransformationExtraArgs],
+    arguments: dict[str, Any],
+    gradients: int,
+    *,
+    losses: Callable[[int], int] = lambda steps: 0,
+    searches: bool = False,
+) -> Row:
+    """A row of the rank-one family, with two pairs unless it is dense."""
+    return Row(
+        name=name,
+        factory=factory,
+        arguments={"memory_size": 2, **arguments},
+        static_args=("memory_size", "history_dtype")
+        + (("linesearch", "store_grad") if factory is naqopt.lsr1 else ("solver",)),
+        gradients=gradients,
+        losses=losses,
+        lookahead=factory is naqopt.sr1n,
+        raw_statistics=(lambda state: state.pending.extrapolated) if gradients == 1 else None,
+        searches=searches,
+        rejects=not searches,
+        rounding=100.0,  # an indefinite model is nearly singular now and then
+        slow=name in ("lsr1_search", "sr1n_dense"),
     )
 
 
@@ -213,6 +245,17 @@ ROWS = [
             "warmup_learning_rate": 0.5,
             "memory_size": None,
         },
+    ),
+    _rank_one("lsr1", naqopt.lsr1, {}, 2),
+    _rank_one("lsr1_search", naqopt.lsr1, {"linesearch": naqopt.armijo()}, 1, searches=True),
+    _rank_one("sr1n", naqopt.sr1n, {"momentum": 0.5}, 2),
+    _rank_one("sr1n_dense", naqopt.sr1n, {"momentum": 0.5, "memory_size": None}, 2),
+    _rank_one(
+        "mosr1",
+        naqopt.mosr1,
+        {"momentum": 0.5, "solver": "exact"},
+        1,
+        losses=lambda steps: 2 * steps,  # before and after the step
     ),
 ]
 

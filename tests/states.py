@@ -46,7 +46,7 @@ def difference(actual, expected, left_out=()):
         elif b is not None:
             a, b = np.asarray(a), np.asarray(b)
             assert a.shape == b.shape, field.name
-            kind = "curvature" if field.name in ("s_list", "y_list", "H") else "points"
+            kind = "curvature" if field.name in ("s_list", "y_list", "H", "B") else "points"
             if b.size:
                 worst[kind] = max(worst[kind], np.max(np.abs(a - b)) / (1 + np.max(np.abs(b))))
     return worst["points"], worst["curvature"]

@@ -37,13 +37,14 @@ import naqopt
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def assert_same_training(actual, expected):
+def assert_same_training(row, actual, expected):
     """Both are params and state; the states may be wrapped differently."""
     (params, state), (expected_params, expected_state) = actual, expected
-    chex.assert_trees_all_close(params, expected_params, **CLOSE)
+    close = {name: row.rounding * tolerance for name, tolerance in CLOSE.items()}
+    chex.assert_trees_all_close(params, expected_params, **close)
     iterate = naqopt.eval_params(state, params)
     chex.assert_trees_all_close(
-        iterate, naqopt.eval_params(expected_state, expected_params), **CLOSE
+        iterate, naqopt.eval_params(expected_state, expected_params), **close
     )
     found, wanted = naqopt.diagnostics(state), naqopt.diagnostics(expected_state)
     # A direction's length before normalisation is large and not what is compared here.
@@ -71,7 +72,7 @@ def test_multi_steps(row):
         chex.assert_trees_all_equal(half_way.inner_opt_state, state.inner_opt_state)
         params, state = step(tx, params, half_way, batch(k))
         assert state.gradient_step == k + 1
-        assert_same_training((params, state), points[k + 1])
+        assert_same_training(row, (params, state), points[k + 1])
 
 
 @EACH_ROW
@@ -87,7 +88,7 @@ def test_apply_if_finite(row):
         chex.assert_trees_all_equal(rejected.inner_state, state.inner_state)
         assert rejected.notfinite_count == 1
         params, state = step(tx, params, rejected, batch(k))
-        assert_same_training((params, state), points[k + 1])
+        assert_same_training(row, (params, state), points[k + 1])
 
 
 # inject_hyperparams
@@ -106,9 +107,11 @@ def test_inject_hyperparams(row):
     points = states_of_plain_run(row, 8)
     for k in range(8):
         params, state = step(tx, params, state, batch(k))
-        assert_same_training((params, state), points[k + 1])
+        assert_same_training(row, (params, state), points[k + 1])
     traced = {name for name, x in row.arguments.items() if isinstance(x, float)}
     assert traced <= set(state.hyperparams)
+    if not traced:
+        return  # L-SR1 has no number to inject
     name = "learning_rate" if "learning_rate" in traced else sorted(traced)[0]
     changed = {**state.hyperparams, name: state.hyperparams[name] / 2}
     as_usual, _ = step(tx, params, state, batch(8))
@@ -191,7 +194,7 @@ def test_partition_of_the_params_between_two(row):
     params, state, _ = run(tx, init_params(), stacked_batches())
     info = naqopt.diagnostics(state)
     for label in ("first", "second"):
-        steps = [x for key, x in info.items() if label in key and key.endswith("step_size")]
+        steps = [x for key, x in info.items() if label in key and key.endswith("direction_norm")]
         assert len(steps) == 1
         assert steps[0] > 0
     iterate = naqopt.eval_params(state, params)
@@ -262,7 +265,7 @@ def test_chain_trains(row):
     """With a bound that never binds, exactly as without; eval_params looks into the chain."""
     tx = optax.chain(optax.clip_by_global_norm(1e6), transformation(row), optax.identity())
     params, state, _ = run(tx, init_params(), stacked_batches())
-    assert_same_training((params, state), plain_run(row)[:2])
+    assert_same_training(row, (params, state), plain_run(row)[:2])
 
 
 @EACH_ROW

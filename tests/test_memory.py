@@ -46,7 +46,13 @@ QUASI_NEWTON = {  # the call, its arguments, copies beside the 2 m of the pairs
     "omoq": (naqopt.omoq, {}, 4),
     "svrg2": (naqopt.svrg2, {}, 2),
     "svr_naq": (naqopt.svr_naq, {}, 3),
+    "lsr1": (naqopt.lsr1, {}, 0),
+    "lsr1_search": (naqopt.lsr1, {"linesearch": naqopt.armijo()}, 2),
+    "lsr1_store_grad": (naqopt.lsr1, {"store_grad": True}, 1),
+    "sr1n": (naqopt.sr1n, {}, 1),
+    "mosr1": (naqopt.mosr1, {}, 4),
 }
+RANK_ONE = [name for name in QUASI_NEWTON if "sr1" in name]  # which keep three small matrices
 
 
 @pytest.mark.parametrize("name", QUASI_NEWTON)
@@ -54,17 +60,19 @@ def test_state_size_of_the_quasi_newton_family(name):
     """Exactly 2 m copies of the params, or d with a dense matrix, and the documented constant."""
     factory, arguments, constant = QUASI_NEWTON[name]
     params = {"a": jnp.zeros((40, 5)), "b": jnp.zeros(7), "c": jnp.zeros(())}
-    for m in (3, 10, None):
+    for m in (3, 10) if factory is naqopt.lsr1 else (3, 10, None):
         state = jax.eval_shape(factory(memory_size=m, **arguments).init, params)
         # The scalar param's own copies are counted with the copies.
         small = sum(leaf.shape == () for leaf in jax.tree.leaves(state)) - constant
-        small += 0 if m is None else m**2 + m
+        if m is not None:
+            small += 3 * m**2 if name in RANK_ONE else m**2 + m
         rows = elements(params) if m is None else 2 * m
         assert elements(state) - small == (rows + constant) * elements(params)
     text = " ".join(factory.__doc__.split())
-    if name == "bfgs_store_grad":
-        assert "2 m + 2 copies" in text
+    if name.endswith("store_grad"):
         assert "one more with `store_grad`" in text
+    elif name == "lsr1_search":
+        assert "with a line search 2 m + 2" in text
     else:
         assert (f"2 m + {constant} copies" if constant else "2 m copies") in text
         default = inspect.signature(factory).parameters["memory_size"].default
@@ -148,7 +156,8 @@ def test_temporaries_of_a_donated_update(name):
         taken = memory(naqopt.snapshot, state, params, params, donate=0)
         assert taken.temp_size_in_bytes <= 5 * 4 * d
     copies = (step.temp_size_in_bytes - gradient.temp_size_in_bytes) / (4 * d)
-    assert copies <= 8
+    # MoSR1 extrapolates two gradients, and conjugate gradients take four vectors.
+    assert copies <= (12 if name == "mosr1" else 8)
     # The donated state is updated in place, the gradient's buffer becomes the update's.
     m = inspect.signature(factory).parameters["memory_size"].default
     rows = 2 * m + (100 if name in ROWS else 0)

@@ -24,11 +24,15 @@ CALLS = {
     "svrg": {},
     "svrg2": {"memory_size": 2},
     "svr_naq": {"memory_size": 2},
+    "lsr1": {"memory_size": 2},
+    "sr1n": {"memory_size": 2},
+    "mosr1": {"memory_size": 2},
 }
 WITH_PAIRS = [name for name, sizes in CALLS.items() if sizes]
-WITH_MATRIX = [name for name in WITH_PAIRS if name not in ("adaqn", "asnaq")]
+WITH_MATRIX = [name for name in WITH_PAIRS if name not in ("adaqn", "asnaq", "lsr1")]
+TRUST_REGION = ["lsr1", "sr1n", "mosr1"]
 ONLINE = ["obfgs", "onaq", "omoq"]
-WITH_MOMENTUM = ["naq", "moq", "mnaq", "onaq", "omoq", "svr_naq"]
+WITH_MOMENTUM = ["naq", "moq", "mnaq", "onaq", "omoq", "svr_naq", "sr1n", "mosr1"]
 WITH_LINE_SEARCH = ["bfgs", "naq", "moq"]
 
 
@@ -38,7 +42,7 @@ def each(names):
 
 
 EVERY, ADAPTIVE = each(CALLS), each(["adaqn", "asnaq"])
-EACH_WITH_LEARNING_RATE = each([name for name in CALLS if name != "mnaq"])
+EACH_WITH_LEARNING_RATE = each([name for name in CALLS if name not in ("mnaq", *TRUST_REGION)])
 EACH_THAT_NEEDS_THE_LOSS = each([name for name in CALLS if name != "omoq"])
 
 
@@ -255,10 +259,17 @@ def test_neither_learning_rate_nor_line_search(factory):
         factory(linesearch=None)
 
 
-@each(["bfgs", "naq", "mnaq"])
+@each(["bfgs", "naq", "mnaq", "lsr1", "sr1n"])
 def test_values_of_several_losses(factory):
     with pytest.raises(ValueError, match=r"`value` must be the loss.*got shape \(3,\)"):
         update(small(factory), value=jnp.zeros(3), value_fn=loss)
+
+
+@each(["sr1n", "mosr1"])
+def test_what_is_no_solver(factory):
+    message = rf"naqopt\.{factory.__name__}: `solver` must be \"cg\" or \"exact\", got 'newton'"
+    with pytest.raises(ValueError, match=message):
+        factory(solver="newton")
 
 
 # The call of `update`.
@@ -370,7 +381,7 @@ def test_gradient_of_another_structure(factory):
         update(tx, value_fn=loss, grad={"w": PARAMS["w"]})
 
 
-@each(["asnaq", "naq", "mnaq", "obfgs", "onaq", "svrg", "svrg2", "svr_naq"])
+@each(["asnaq", "naq", "mnaq", "obfgs", "onaq", "svrg", "svrg2", "svr_naq", "lsr1", "sr1n"])
 def test_grad_fn_of_another_structure(factory):
     with pytest.raises(ValueError, match=r"`grad_fn\(params\)` has another structure"):
         update(small(factory), value_fn=loss, grad_fn=lambda p: p["w"])
@@ -385,7 +396,7 @@ def test_swapped_arguments_and_foreign_states(factory):
         naqopt.diagnostics(optax.adam(0.1).init(PARAMS))
 
 
-@each(["asnaq", "naq", "mnaq", "onaq", "svr_naq"])
+@each(["asnaq", "naq", "mnaq", "onaq", "svr_naq", "sr1n"])
 def test_eval_params_of_other_params(factory):
     state = small(factory).init(PARAMS)
     with pytest.raises(ValueError, match="not the params that this state was made for"):
@@ -431,7 +442,7 @@ def test_eval_params_of_a_vmapped_state_asks_for_vmap(factory):
 def test_gradients_of_python_numbers(factory):
     tx = small(factory)
     params = {"w": 1.0}
-    grads = {"w": 2.0}
-    square = lambda p: p["w"] ** 2  # noqa: E731
+    grads = {"w": 1.0}
+    square = lambda p: p["w"] ** 2 / 2  # noqa: E731
     updates, _ = tx.update(grads, tx.init(params), params, grad=grads, value_fn=square)
     assert updates["w"] < 0

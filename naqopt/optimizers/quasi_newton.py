@@ -281,7 +281,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             return loss(_tree.cast_as(params, wide_point))
 
         def loss_at_point() -> jax.Array:
-            return loss_at(point) if behind or value is None else _scalar(name, value)
+            return loss_at(point) if behind or value is None else _checks.scalar(name, value)
 
         line = Line(loss_at, point, direction, loss_at_point, extrapolated)
         choice, number = method.step_length.choose(state.step_length, line)
@@ -360,15 +360,6 @@ def _init_pending(params: Tree, has_momentum: bool) -> Pending:
         extrapolated=_tree.zeros(params),
         previous=_tree.zeros(params) if has_momentum else None,
     )
-
-
-def _scalar(name: str, value: Any) -> jax.Array:
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"naqopt.{name}: `value` must be the loss at the params, one number, got shape "
-            f"{jnp.shape(value)}. Average it, or leave it out: `value_fn` is evaluated then."
-        )
-    return jnp.asarray(value)
 
 
 # What `store_grad` keeps.

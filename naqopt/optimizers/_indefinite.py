@@ -1,0 +1,357 @@
+"""The core of the rank-one family: one trust-region step, of which every method is a choice.
+
+====== ======== ========= ==================================== ==================
+method momentum gradients gradient ĝ of the model               y of the pair
+====== ======== ========= ==================================== ==================
+L-SR1  none     2         ∇E(w)                                ∇E(w + s) − ĝ
+SR1-N  μ        2         ∇E(w + μv)                           ∇E(ŵ + s) − ĝ + ξs
+MoSR1  μ        1         (1+μ)∇E(w) − μ∇E(w_prev)             ∇E(w⁺) − ĝ + ξs
+====== ======== ========= ==================================== ==================
+
+A step s minimises the model ĝᵀs + ½ sᵀB s over ‖s‖ ≤ Δ, from ŵ = w + μv. If the loss falls, by any
+part of what the model predicts above η = 1e-6, then w⁺ = ŵ + s and v⁺ = μv + s; if not, w and v
+stay, the momentum starts again and the radius shrinks. With two gradients a rejected step leaves a
+pair as well. The recipes stand in `symmetric_rank_one`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from naqopt import _checks, _closures, _tree
+from naqopt._tree import Scalar, Tree
+from naqopt.curvature.indefinite import Indefinite
+from naqopt.optimizers.quasi_newton import Pending, Stored
+from naqopt.state import Info, init_info, record
+from naqopt.steps import schedules, trust_region
+from naqopt.steps.schedules import Momentum
+
+MIN_RATIO = 1e-6  # η, above which a step is accepted
+
+
+class Method(NamedTuple):
+    """What a method is composed of.
+
+    Attributes:
+      optimizer: the call's name, for messages.
+      curvature: what becomes of the pairs, and B.
+      exact: whether the subproblem is solved by eigenvectors, or by conjugate gradients.
+      two_gradients: whether the second gradient of a pair is taken within the step.
+      momentum: μ, a number or a schedule of the steps since the last rejection; None for none.
+      difference: (ε, s, ĝ) to y, where ε = ∇E(ŵ + s) − ĝ.
+      initial_radius: Δ_0; None for the norm of the first gradient that is not zero.
+      store_grad: whether the value and gradient at the new params are kept in the state.
+    """
+
+    optimizer: str
+    curvature: Indefinite
+    exact: bool
+    two_gradients: bool
+    momentum: Momentum | None
+    difference: Callable[[Tree, Tree, Tree], Tree]
+    initial_radius: float | None = None
+    store_grad: bool = False
+
+
+class TrustRegionState(NamedTuple):
+    """State of the rank-one family; what a method does not need is None.
+
+    Attributes:
+      count: k, the steps taken; skipped ones do not count.
+      since_rejection: steps since the last rejected one.
+      momentum: μ, with which the present look-ahead point was made; None without look-ahead.
+      velocity: v.
+      curvature: the pairs, or the dense matrix.
+      radius: Δ; 0 before the first gradient where that decides.
+      pending: what a method with one gradient a step keeps for the next.
+      stored: value and gradient at the params, with `store_grad`.
+      info: scalars for `naqopt.diagnostics`.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # Optax's name for it
+    since_rejection: jax.Array
+    momentum: jax.Array | None
+    velocity: Tree | None
+    curvature: Any
+    radius: jax.Array
+    pending: Pending | None
+    stored: Stored | None
+    info: Info
+
+    def lookahead(self) -> Tree:
+        """Returns μ v, what the params are ahead of the iterate by."""
+        assert self.momentum is not None
+        return _tree.scale(self.momentum, self.velocity)
+
+
+class Solution(NamedTuple):
+    """A step of the subproblem.
+
+    Attributes:
+      step: s.
+      quadratic: sᵀB s.
+    """
+
+    step: Tree
+    quadratic: Scalar
+
+
+def solve_exactly(curvature: Indefinite, state: Any, gradient: Tree, radius: Scalar) -> Solution:
+    """Solves the subproblem by the eigenvectors of B.
+
+    Where B is γI, on the complement of the others, only the direction of g matters: one eigenvector
+    more, with the coordinate a⊥ = √(‖g‖² − ‖a‖²).
+    """
+    eigen = curvature.eigen(state)
+    a = jnp.where(eigen.present, eigen.project(gradient), 0)
+    squared = _tree.squared_norm(gradient).astype(a.dtype)
+    rest = jnp.sqrt(jnp.maximum(squared - jnp.sum(a**2), 0))
+    eigenvalues = jnp.append(eigen.eigenvalues, eigen.rest)
+    present = jnp.append(eigen.present, True)
+    found = trust_region.exact(eigenvalues, jnp.append(a, rest), radius, present)
+    # s = τ g⊥ + Σ p_i u_i with g⊥ = g − Σ a_i u_i
+    p = found.step[:-1]
+    tau = jnp.where(rest > 0, found.step[-1] / jnp.where(rest > 0, rest, 1), 0)
+    outer = eigen.combine(p - tau * a)
+    step = jax.tree.map(lambda g, x: tau.astype(g.dtype) * g + x.astype(g.dtype), gradient, outer)
+    quadratic = jnp.sum(jnp.where(present, eigenvalues, 0) * found.step**2)
+    # With pairs that hardly differ the eigenvectors are not quite orthonormal in float32.
+    length = jnp.sqrt(_tree.squared_norm(step)).astype(a.dtype)
+    shorter = jnp.minimum(1, radius / jnp.where(length > 0, length, 1))
+    return Solution(_tree.scale(shorter, step), shorter**2 * quadratic)
+
+
+def _solve(method: Method, state: Any, gradient: Tree, radius: Scalar) -> Solution:
+    """Returns the step of the method's solver."""
+    if method.exact:
+        return solve_exactly(method.curvature, state, gradient, radius)
+    wide = radius.dtype == jnp.float64
+    found = trust_region.steihaug(
+        method.curvature.multiply(state),
+        gradient,
+        radius,
+        tolerance=1e-12 if wide else 1e-6,
+        max_iterations=method.curvature.max_products(state),
+    )
+    return Solution(found.step, _tree.dot(found.step, found.product))
+
+
+def _momentum(method: Method, since_rejection: Scalar, dtype: Any) -> Scalar:
+    momentum = 0.0 if method.momentum is None else method.momentum
+    return schedules.evaluate("momentum", momentum, since_rejection, dtype)
+
+
+def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
+    """Returns the method as an Optax transformation."""
+    name = method.optimizer
+    has_momentum = method.momentum is not None
+    ahead = has_momentum and method.two_gradients
+    behind = not method.two_gradients
+
+    def init(params: optax.Params) -> TrustRegionState:
+        params = _checks.params(name, params)
+        dtype = _tree.scalar_dtype(params)
+        mu = _momentum(method, jnp.zeros((), jnp.int32), dtype)
+        radius = 0.0 if method.initial_radius is None else method.initial_radius
+        pending = None
+        if behind:
+            zeros = (_tree.zeros(params) for _ in range(3))
+            pending = Pending(jnp.zeros((), bool), *zeros)
+        stored = None
+        if method.store_grad:
+            wide = _tree.is_empty(params) or jnp.result_type(*jax.tree.leaves(params))
+            dtype_of_value = jnp.float32 if wide is True else wide
+            stored = Stored(
+                jnp.full((), jnp.inf, dtype_of_value), jax.tree.map(jnp.zeros_like, params)
+            )
+        return TrustRegionState(
+            count=jnp.zeros((), jnp.int32),
+            since_rejection=jnp.zeros((), jnp.int32),
+            momentum=jnp.array(mu) if ahead else None,
+            velocity=_tree.zeros(params) if has_momentum else None,
+            curvature=method.curvature.init(params),
+            radius=jnp.full((), radius, dtype),
+            pending=pending,
+            stored=stored,
+            info=init_info(dtype, mu)._replace(radius=jnp.full((), radius, dtype)),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: TrustRegionState,
+        params: optax.Params | None = None,
+        *,
+        value: Any = None,
+        grad: optax.Updates | None = None,
+        value_fn: Callable[[optax.Params], jax.Array] | None = None,
+        grad_fn: Callable[[optax.Params], optax.Updates] | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, TrustRegionState]:
+        del extra_args
+        like = _tree.row_like(method.curvature.rows(state.curvature))
+        if _tree.is_empty(like):
+            _checks.same_structure(name, "updates", updates, like)
+            return updates, state
+        g, raw, params, taken = _closures.arguments(name, like, updates, params, grad)
+        loss = _closures.loss(name, "value_fn", value_fn)
+        point = _tree.widen(params)
+        g, raw = _tree.cast_as(point, g), _tree.cast_as(point, raw)
+        dtype, count = state.radius.dtype, optax.safe_increment(state.count)
+
+        curvature = state.curvature
+        events: dict[str, Scalar] = {}
+        pending = state.pending
+        if pending is not None:
+            curvature, events = _settle(method, curvature, pending, raw, taken)
+
+        # ŵ and ĝ: `g` makes the step, `measured` of raw gradients the prediction and the pair.
+        measured = raw
+        lookahead = state.lookahead() if ahead else None
+        if behind:
+            assert pending is not None
+            mu = _momentum(method, state.since_rejection, dtype)
+            lookahead = _tree.scale(mu, state.velocity)
+            point = _tree.add(point, lookahead)
+            previous = _tree.where(state.count > 0, pending.previous, raw)
+            change = _tree.scale(mu, _tree.subtract(raw, previous))
+            g, measured = _tree.add(g, change), _tree.add(raw, change)
+
+        def loss_at(wide_point: Tree) -> jax.Array:
+            return loss(_tree.cast_as(params, wide_point)).astype(dtype)
+
+        here = loss_at(point) if behind or value is None else _checks.scalar(name, value)
+        here = here.astype(dtype)
+
+        # s = argmin ĝᵀs + ½ sᵀB s over ‖s‖ ≤ Δ; a zero gradient leaves all as it is.
+        squared = _tree.squared_norm(g).astype(dtype)
+        moving = squared > 0
+        radius = state.radius
+        if method.initial_radius is None:
+            first = jnp.clip(
+                jnp.sqrt(_tree.squared_norm(measured)).astype(dtype),
+                trust_region.MIN_RADIUS,
+                trust_region.MAX_RADIUS,
+            )
+            radius = jnp.where((radius > 0) | ~moving, radius, first)
+        solution = _solve(method, curvature, g, jnp.where(radius > 0, radius, 1))
+        refused = taken & ~_closures.is_finite(solution.step)
+        zeros = _tree.zeros(params)
+        step = _tree.where(moving & ~refused, solution.step, zeros)
+
+        origin = point if behind else params
+        arrival = optax.apply_updates(_tree.cast_as(params, origin), _tree.cast_as(params, step))
+        if behind:
+            arrival = _tree.cast_as(params, _tree.add(point, step))
+        s = _tree.subtract(_tree.widen(arrival), point)
+        there, gradient_there = _evaluate(method, name, loss, grad_fn, arrival)
+        there = there.astype(dtype)
+        usable = jnp.isfinite(there) & jnp.isfinite(here)
+        if gradient_there is not None:
+            usable = usable & _closures.is_finite(gradient_there)
+
+        # ared / pred with the raw gradient
+        quadratic = solution.quadratic.astype(dtype)
+        predicted = -(_tree.dot(measured, step).astype(dtype) + 0.5 * quadratic)
+        sound = usable & (predicted > 0)
+        ratio = jnp.where(sound, (here - there) / jnp.where(sound, predicted, 1), 0)
+        accepted = moving & ~refused & (ratio > MIN_RATIO)
+        rejected = taken & moving & ~refused & ~accepted
+        length = jnp.sqrt(_tree.squared_norm(step)).astype(dtype)
+        next_radius = trust_region.next_radius(radius, ratio, length)
+        radius = jnp.where(moving & ~refused, next_radius, radius)
+
+        if method.two_gradients:
+            assert gradient_there is not None
+            epsilon = _tree.subtract(_tree.cast_as(point, gradient_there), measured)
+            epsilon = _tree.where(usable, epsilon, zeros)
+            y = method.difference(epsilon, s, measured)
+            forms = taken & moving & ~refused & usable
+            curvature, kept = method.curvature.update(curvature, s, y, forms)
+            events = {"pairs_stored": kept, "pairs_refused": forms & ~kept}
+        curvature = method.curvature.clear(curvature, refused)
+
+        # Accepted: w⁺ = ŵ + s, v⁺ = μv + s. With a zero gradient the momentum goes on.
+        goes_on = ~refused & (accepted | ~moving)
+        increment = optax.safe_increment(state.since_rejection)
+        since_rejection = jnp.where(goes_on, increment, 0)
+        next_momentum = _momentum(method, since_rejection, dtype)
+        velocity, move = None, _tree.where(accepted, step, zeros)
+        if has_momentum:
+            assert lookahead is not None
+            velocity = _tree.where(goes_on, _tree.add(lookahead, step), state.velocity)
+            velocity = _tree.where(refused, zeros, velocity)
+            if ahead:
+                back = jax.tree.map(jnp.negative, lookahead)
+                move = _tree.where(goes_on, step, back)
+                move = _tree.add(move, _tree.scale(next_momentum, velocity))
+            else:
+                move = _tree.where(goes_on, velocity, zeros)
+
+        if pending is not None:
+            waits = accepted & ~refused
+            pending = Pending(
+                waits=jnp.where(taken, waits, pending.waits),
+                s=_tree.where(taken & waits, s, pending.s),
+                extrapolated=_tree.where(taken & waits, measured, pending.extrapolated),
+                previous=_tree.where(taken, raw, pending.previous),
+            )
+        stored = state.stored
+        if stored is not None:
+            assert gradient_there is not None
+            new = _tree.where(accepted, (there, gradient_there), (here, raw))
+            new = _tree.cast_as(tuple(stored), new)
+            stored = Stored(*_tree.where(taken, new, tuple(stored)))
+        info = record(
+            state.info,
+            taken,
+            {**events, "steps_refused": refused, "steps_rejected": rejected},
+            step_size=jnp.where(accepted, 1, 0).astype(dtype),
+            radius=radius,
+            momentum=next_momentum,
+            direction_norm=length,
+        )
+        new_state = TrustRegionState(
+            count=jnp.where(taken, count, state.count),
+            since_rejection=jnp.where(taken, since_rejection, state.since_rejection),
+            momentum=_tree.where(taken, next_momentum, state.momentum) if ahead else None,
+            velocity=_tree.where(taken, velocity, state.velocity) if has_momentum else None,
+            curvature=curvature,
+            radius=jnp.where(taken, radius, state.radius),
+            pending=pending,
+            stored=stored,
+            info=info,
+        )
+        return _tree.cast_as(params, _tree.where(taken, move, zeros)), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _settle(
+    method: Method, curvature: Any, pending: Pending, raw: Tree, taken: Scalar
+) -> tuple[Any, dict[str, Scalar]]:
+    """Forms the pair that waited for this gradient."""
+
+    def form() -> tuple[Any, Scalar]:
+        epsilon = _tree.subtract(raw, pending.extrapolated)
+        y = method.difference(epsilon, pending.s, pending.extrapolated)
+        return method.curvature.update(curvature, pending.s, y, jnp.ones((), bool))
+
+    # A conditional, not a mask: a masked store would be copied into each of its readers.
+    formed = taken & pending.waits
+    settled, stored = lax.cond(formed, form, lambda: (curvature, jnp.zeros((), bool)))
+    return settled, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
+
+
+def _evaluate(
+    method: Method, name: str, loss: Any, grad_fn: Any, arrival: Tree
+) -> tuple[jax.Array, Tree | None]:
+    """Returns the loss at the trial point, and the gradient where the method takes two a step."""
+    if not method.two_gradients:
+        return loss(arrival), None
+    if grad_fn is None:
+        return jax.value_and_grad(loss)(arrival)
+    return loss(arrival), _closures.gradient(name, loss, grad_fn, arrival)
