@@ -25,7 +25,7 @@ from jax import lax
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature.indefinite import Indefinite
-from naqopt.optimizers.quasi_newton import Pending, Stored
+from naqopt.optimizers.quasi_newton import Pending, Stored, init_pending, init_stored
 from naqopt.state import Info, init_info, record
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
@@ -157,17 +157,6 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         dtype = _tree.scalar_dtype(params)
         mu = _momentum(method, jnp.zeros((), jnp.int32), dtype)
         radius = 0.0 if method.initial_radius is None else method.initial_radius
-        pending = None
-        if behind:
-            zeros = (_tree.zeros(params) for _ in range(3))
-            pending = Pending(jnp.zeros((), bool), *zeros)
-        stored = None
-        if method.store_grad:
-            wide = _tree.is_empty(params) or jnp.result_type(*jax.tree.leaves(params))
-            dtype_of_value = jnp.float32 if wide is True else wide
-            stored = Stored(
-                jnp.full((), jnp.inf, dtype_of_value), jax.tree.map(jnp.zeros_like, params)
-            )
         return TrustRegionState(
             count=jnp.zeros((), jnp.int32),
             since_rejection=jnp.zeros((), jnp.int32),
@@ -175,8 +164,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             velocity=_tree.zeros(params) if has_momentum else None,
             curvature=method.curvature.init(params),
             radius=jnp.full((), radius, dtype),
-            pending=pending,
-            stored=stored,
+            pending=init_pending(params, has_momentum) if behind else None,
+            stored=init_stored(params) if method.store_grad else None,
             info=init_info(dtype, mu)._replace(radius=jnp.full((), radius, dtype)),
         )
 

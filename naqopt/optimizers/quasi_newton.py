@@ -231,9 +231,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             momentum=jnp.array(mu) if ahead else None,
             velocity=_tree.zeros(params) if has_momentum else None,
             curvature=method.curvature.init(params),
-            pending=None if method.two_gradients else _init_pending(params, has_momentum),
+            pending=None if method.two_gradients else init_pending(params, has_momentum),
             step_length=method.step_length.init(dtype),
-            stored=_init_stored(params) if method.store_grad else None,
+            stored=init_stored(params) if method.store_grad else None,
             info=init_info(dtype, mu),
         )
 
@@ -353,7 +353,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _init_pending(params: Tree, has_momentum: bool) -> Pending:
+def init_pending(params: Tree, has_momentum: bool) -> Pending:
+    """Returns that no pair waits."""
     return Pending(
         waits=jnp.zeros((), bool),
         s=_tree.zeros(params),
@@ -365,7 +366,8 @@ def _init_pending(params: Tree, has_momentum: bool) -> Pending:
 # What `store_grad` keeps.
 
 
-def _init_stored(params: Tree) -> Stored:
+def init_stored(params: Tree) -> Stored:
+    """Returns what stands for nothing stored: an infinite value."""
     dtype = jnp.result_type(*jax.tree.leaves(params)) if jax.tree.leaves(params) else jnp.float32
     return Stored(jnp.full((), jnp.inf, dtype), jax.tree.map(jnp.zeros_like, params))
 
