@@ -153,7 +153,7 @@ def _rank_one(
         searches=searches,
         rejects=not searches,
         rounding=100.0,  # an indefinite model is nearly singular now and then
-        slow=name in ("lsr1_search", "sr1n_dense"),
+        slow=name != "sr1n",  # which has the look-ahead, the trust region and the pairs
     )
 
 
