@@ -22,7 +22,14 @@ METHODS = {
     "mosr1": naqopt.mosr1(),
     "mosr1-dense": naqopt.mosr1(memory_size=None),
 }
-EACH_METHOD = pytest.mark.parametrize("tx", METHODS.values(), ids=METHODS)
+BETWEEN = ("sr1n-exact", "sr1n-dense", "mosr1-dense")  # the others have their parts
+EACH_METHOD = pytest.mark.parametrize(
+    "tx",
+    [
+        pytest.param(tx, id=name, marks=pytest.mark.slow if name in BETWEEN else [])
+        for name, tx in METHODS.items()
+    ],
+)
 
 
 def rosenbrock(x):

@@ -124,15 +124,7 @@ def compare(run, actual, expected):
 
 
 # The other runs differ from one of these in an argument that acts alone.
-QUICK = (
-    "lsr1_five",
-    "search",
-    "sr1n",
-    "sr1n_dense_exact",
-    "sr1n_mini",
-    "mosr1",
-    "mosr1_mini_dense",
-)
+QUICK = ("lsr1_five", "search", "sr1n", "mosr1_mini_dense")
 
 
 @pytest.mark.parametrize(
