@@ -151,7 +151,8 @@ def test_trajectory_and_single_steps_equal_the_listing(name, x64):
         after = as_reference(run, params, inner(state))
         single = symmetric_rank_one.step(before, *with_fault(*at_step(k), fault), **settings)
         points, curvature = compare(run, after, single)
-        assert points < 1e-11, k
+        # A pair that hardly differs from γs makes the inverse ill-conditioned in `search_refused`.
+        assert points < (5e-11 if name == "search_refused" else 1e-11), k
         assert curvature < 1e-8, k
         if k < WHOLE:
             reference = symmetric_rank_one.step(reference, *at_step(k), **settings)

@@ -93,7 +93,9 @@ def dense_rank_one(optimizer: str) -> Indefinite:
     def multiply(state: dense.Dense) -> Callable[[Tree], Tree]:
         def product(vector: Tree) -> Tree:
             vector = _tree.widen(vector)
-            return _tree.where(state.size > 0, dense.multiply(state, vector), vector)
+            # The matrix has the widest dtype of the params.
+            known = _tree.cast_as(vector, dense.multiply(state, vector))
+            return _tree.where(state.size > 0, known, vector)
 
         return product
 
