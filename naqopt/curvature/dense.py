@@ -66,6 +66,20 @@ def _identity(matrix: Tree) -> Tree:
     return jax.tree.unflatten(structure, blocks)
 
 
+def _begin(dense: Dense, gamma: Scalar, condition: Scalar) -> Tree:
+    """Returns γI where the condition holds, and the matrix elsewhere."""
+    return jax.tree.map(
+        lambda rows, unit: jnp.where(condition, gamma.astype(rows.dtype) * unit, rows),
+        dense.matrix,
+        _identity(dense.matrix),
+    )
+
+
+def clear(dense: Dense, condition: Scalar) -> Dense:
+    """Forgets all pairs where the condition holds; the matrix is not touched, only not used."""
+    return dense._replace(size=jnp.where(condition, 0, dense.size))
+
+
 def _add_symmetric(matrix: Tree, a: Tree, b: Tree) -> Tree:
     """Returns the matrix + a bᵀ + b aᵀ."""
     flat_a, flat_b = _tree.ravel(a), _tree.ravel(b)
@@ -114,11 +128,7 @@ def bfgs_update(
 
     # A refused pair becomes zeros, which leave the matrix as it is.
     s, u = (_tree.where(stored, x, jax.tree.map(jnp.zeros_like, x)) for x in (s, u))
-    start = jax.tree.map(
-        lambda rows, unit: jnp.where(stored & first, gamma.astype(dtype) * unit, rows),
-        dense.matrix,
-        _identity(dense.matrix),
-    )
+    start = _begin(dense, gamma, stored & first)
     size = dense.size + stored.astype(jnp.int32)
     return Dense(_add_symmetric(start, s, u), size), stored
 
@@ -127,12 +137,7 @@ def add_rank_one(
     dense: Dense, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar
 ) -> Dense:
     """Returns the matrix plus weight · v vᵀ where `accept` holds; the first is added to γI."""
-    first = accept & (dense.size == 0)
-    start = jax.tree.map(
-        lambda rows, unit: jnp.where(first, gamma.astype(rows.dtype) * unit, rows),
-        dense.matrix,
-        _identity(dense.matrix),
-    )
+    start = _begin(dense, gamma, accept & (dense.size == 0))
     vector = _tree.where(accept, vector, jax.tree.map(jnp.zeros_like, vector))
     half = _tree.scale(0.5 * weight, vector)
     return Dense(_add_symmetric(start, vector, half), dense.size + accept.astype(jnp.int32))
@@ -157,9 +162,6 @@ def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
         dense: Dense, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None
     ) -> tuple[Dense, Scalar]:
         return bfgs_update(dense, s, y, accept, min_curvature, numerator)
-
-    def clear(dense: Dense, condition: Scalar) -> Dense:
-        return dense._replace(size=jnp.where(condition, 0, dense.size))
 
     return Curvature(
         lambda params: init(optimizer, params),

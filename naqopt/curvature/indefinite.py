@@ -156,9 +156,6 @@ def dense_rank_one(optimizer: str) -> Indefinite:
         weight = jnp.where(adds, 1 / jnp.where(adds, product, 1), 0)
         return dense.add_rank_one(state, residual, weight, gamma, stored), stored
 
-    def clear(state: dense.Dense, condition: Scalar) -> dense.Dense:
-        return state._replace(size=jnp.where(condition, 0, state.size))
-
     return Indefinite(
         init=init,
         rows=lambda state: state.matrix,
@@ -166,5 +163,5 @@ def dense_rank_one(optimizer: str) -> Indefinite:
         eigen=eigen,
         max_products=lambda state: 2 * len(jax.tree.leaves(state.matrix)[0]),
         update=update,
-        clear=clear,
+        clear=dense.clear,
     )

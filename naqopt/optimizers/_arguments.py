@@ -13,6 +13,24 @@ from naqopt.curvature.lbfgs import limited_memory
 from naqopt.steps.line_search import StepLength, fixed, search
 
 
+def check_memory(optimizer: str, memory_size: Any, history_dtype: Any) -> tuple[int | None, Any]:
+    """Returns the number of pairs, None for a dense matrix, and the dtype they are stored in.
+
+    Raises:
+      ValueError: if a number is out of range, or `history_dtype` is given with a dense matrix.
+      TypeError: if `memory_size` is neither an int nor None.
+    """
+    history_dtype = _checks.history_dtype(optimizer, history_dtype)
+    if memory_size is not None:
+        return _checks.size(optimizer, "memory_size", memory_size), history_dtype
+    if history_dtype is not None:
+        raise ValueError(
+            f"naqopt.{optimizer}: `history_dtype` is the dtype of stored pairs, and "
+            "`memory_size=None` stores none; leave one of the two out."
+        )
+    return None, None
+
+
 def curvature_of(
     optimizer: str, memory_size: Any, min_curvature: Any, history_dtype: Any, scale: Any
 ) -> Curvature:
@@ -23,16 +41,10 @@ def curvature_of(
       TypeError: if `memory_size` is neither an int nor None.
     """
     _checks.number(optimizer, "min_curvature", min_curvature, low=0)
-    history_dtype = _checks.history_dtype(optimizer, history_dtype)
-    if memory_size is not None:
-        memory_size = _checks.size(optimizer, "memory_size", memory_size)
-        return limited_memory(memory_size, min_curvature, scale, history_dtype)
-    if history_dtype is not None:
-        raise ValueError(
-            f"naqopt.{optimizer}: `history_dtype` is the dtype of stored pairs, and "
-            "`memory_size=None` stores none; leave one of the two out."
-        )
-    return dense_bfgs(optimizer, min_curvature)
+    memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
+    if memory_size is None:
+        return dense_bfgs(optimizer, min_curvature)
+    return limited_memory(memory_size, min_curvature, scale, history_dtype)
 
 
 def check_momentum(optimizer: str, momentum: Any) -> None:

@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature.indefinite import Indefinite
-from naqopt.optimizers.quasi_newton import Pending, Stored, init_pending, init_stored
+from naqopt.optimizers.quasi_newton import Pending, Stored, init_pending, init_stored, settle
 from naqopt.state import Info, init_info, record
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
@@ -195,7 +194,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         events: dict[str, Scalar] = {}
         pending = state.pending
         if pending is not None:
-            curvature, events = _settle(method, curvature, pending, raw, taken)
+            update_pair, difference = method.curvature.update, method.difference
+            curvature, events = settle(update_pair, difference, curvature, pending, raw, taken)
 
         # ŵ and ĝ: `g` makes the step, `measured` of raw gradients the prediction and the pair.
         measured = raw
@@ -231,10 +231,10 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         zeros = _tree.zeros(params)
         step = _tree.where(moving & ~refused, solution.step, zeros)
 
-        origin = point if behind else params
-        arrival = optax.apply_updates(_tree.cast_as(params, origin), _tree.cast_as(params, step))
         if behind:
             arrival = _tree.cast_as(params, _tree.add(point, step))
+        else:
+            arrival = optax.apply_updates(params, _tree.cast_as(params, step))
         s = _tree.subtract(_tree.widen(arrival), point)
         there, gradient_there = _evaluate(method, name, loss, grad_fn, arrival)
         there = there.astype(dtype)
@@ -317,22 +317,6 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         return _tree.cast_as(params, _tree.where(taken, move, zeros)), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _settle(
-    method: Method, curvature: Any, pending: Pending, raw: Tree, taken: Scalar
-) -> tuple[Any, dict[str, Scalar]]:
-    """Forms the pair that waited for this gradient."""
-
-    def form() -> tuple[Any, Scalar]:
-        epsilon = _tree.subtract(raw, pending.extrapolated)
-        y = method.difference(epsilon, pending.s, pending.extrapolated)
-        return method.curvature.update(curvature, pending.s, y, jnp.ones((), bool))
-
-    # A conditional, not a mask: a masked store would be copied into each of its readers.
-    formed = taken & pending.waits
-    settled, stored = lax.cond(formed, form, lambda: (curvature, jnp.zeros((), bool)))
-    return settled, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
 
 
 def _evaluate(

@@ -170,15 +170,20 @@ def _loss(method: Method, value_fn: Any, grad_fn: Any) -> Callable[[Tree], jax.A
     return _closures.loss(method.optimizer, "value_fn", value_fn)
 
 
-def _settle(
-    method: Method, curvature: Any, pending: Pending, raw: Tree, taken: Scalar
+def settle(
+    update: Callable[..., tuple[Any, Scalar]],
+    difference: Callable[[Tree, Tree, Tree], Tree],
+    curvature: Any,
+    pending: Pending,
+    raw: Tree,
+    taken: Scalar,
 ) -> tuple[Any, dict[str, Scalar]]:
     """Forms the pair that waited for this gradient: y = ∇E(w⁺) − ĝ and what is added to it."""
 
     def form() -> tuple[Any, Scalar]:
         epsilon = _tree.subtract(raw, pending.extrapolated)
-        y = method.difference(epsilon, pending.s, pending.extrapolated)
-        return method.curvature.update(curvature, pending.s, y, jnp.ones((), bool), None)
+        y = difference(epsilon, pending.s, pending.extrapolated)
+        return update(curvature, pending.s, y, jnp.ones((), bool))
 
     # Not masked but conditional, as the direction reads what is stored here: XLA would fuse a
     # masked store into each of its readers, every time into a copy of the rings.
@@ -262,7 +267,10 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         curvature = state.curvature
         events: dict[str, Scalar] = {}
         if state.pending is not None:
-            curvature, events = _settle(method, curvature, state.pending, raw, taken)
+            update_pair, difference = method.curvature.update, method.difference
+            curvature, events = settle(
+                update_pair, difference, curvature, state.pending, raw, taken
+            )
 
         # ŵ and ĝ: `g` makes the direction, `extrapolated` of raw gradients the pair.
         extrapolated = raw

@@ -9,9 +9,9 @@ import optax
 
 from naqopt import _checks
 from naqopt.curvature import sr1
-from naqopt.curvature.indefinite import Indefinite, dense_rank_one, limited
+from naqopt.curvature.indefinite import dense_rank_one, limited
 from naqopt.optimizers import _indefinite, quasi_newton
-from naqopt.optimizers._arguments import check_momentum, step_length_of
+from naqopt.optimizers._arguments import check_memory, check_momentum, step_length_of
 from naqopt.optimizers.quasi_newton import convergent_difference, plain_difference
 from naqopt.steps import schedules
 from naqopt.steps.schedules import Momentum
@@ -134,17 +134,11 @@ def _method(
     check_momentum(optimizer, momentum)
     if solver not in ("cg", "exact"):
         raise ValueError(f'naqopt.{optimizer}: `solver` must be "cg" or "exact", got {solver!r}.')
-    history_dtype = _checks.history_dtype(optimizer, history_dtype)
-    curvature: Indefinite
+    memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
     if memory_size is None:
-        if history_dtype is not None:
-            raise ValueError(
-                f"naqopt.{optimizer}: `history_dtype` is the dtype of stored pairs, and "
-                "`memory_size=None` stores none; leave one of the two out."
-            )
         curvature = dense_rank_one(optimizer)
     else:
-        curvature = limited(_checks.size(optimizer, "memory_size", memory_size), history_dtype)
+        curvature = limited(memory_size, history_dtype)
     return _indefinite.transformation(
         _indefinite.Method(
             optimizer=optimizer,
