@@ -120,12 +120,15 @@ def test_kept_gradients_change_no_step(x64):
 
 
 def test_the_first_radius_decides(x64):
-    """From radius 1 rank one needs fewer steps than BFGS; from that of the gradient more."""
+    """From radius 1 rank one needs the fewest steps; from that of the gradient more than BFGS."""
     starts = QUARTIC.around(3)
-    names = ("lsr1", "lsr1-radius-1", "sr1n", "mosr1", "bfgs")
+    names = ("lsr1", "lsr1-radius-1", "sr1n", "mosr1", "bfgs", "optax-lbfgs", "adam-customary")
     medians = {name: statistics.median(run(name, w).steps for w in starts) for name in names}
-    for name in ("lsr1-radius-1", "sr1n", "mosr1"):
+    assert medians["lsr1-radius-1"] == 2
+    for name in ("sr1n", "mosr1"):
         assert medians[name] <= 5
+    for name in ("bfgs", "optax-lbfgs", "adam-customary"):
+        assert medians[name] > 5
     assert 13 <= medians["bfgs"] < medians["lsr1"] <= 21
     # It doubles from 1e-6 to 1.
     lengths = np.linalg.norm(np.diff(run("lsr1").points, axis=0), axis=1)

@@ -1,5 +1,7 @@
 """What a newcomer gets wrong, and the message that names the argument and the remedy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,6 +272,19 @@ def test_what_is_no_solver(factory):
     message = rf"naqopt\.{factory.__name__}: `solver` must be \"cg\" or \"exact\", got 'newton'"
     with pytest.raises(ValueError, match=message):
         factory(solver="newton")
+
+
+@each(TRUST_REGION)
+@pytest.mark.parametrize("radius", [0.0, -1.0, 1e11, math.inf, math.nan])
+def test_initial_radius_out_of_range(factory, radius):
+    message = rf"naqopt\.{factory.__name__}: `initial_radius` must be a finite number in \[1e-10,"
+    with pytest.raises(ValueError, match=message):
+        factory(initial_radius=radius)
+
+
+def test_initial_radius_of_a_line_search():
+    with pytest.raises(ValueError, match=r"`initial_radius` is that of the trust region.*one of"):
+        naqopt.lsr1(initial_radius=1.0, linesearch=naqopt.armijo())
 
 
 # The call of `update`.

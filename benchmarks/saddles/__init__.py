@@ -7,8 +7,8 @@ the whole decrease to the minimum. After 2,000 steps it counts as not left.
 
 Decided here: all methods have their defaults and float64; Adam and gradient descent have the rate
 of the fewest steps (median over the starts about the saddle) among 13 from 1e-3 to 1e3. A run is
-not asked to stay below that level, and so a rate that jumps there is a good one. One row more,
-L-SR1 from the first radius of SR1-N, is no default: it shows what the first radius does.
+not asked to stay below that level, and so a rate that jumps there is a good one. Adam has its
+customary rate too, and L-SR1 also the first radius of SR1-N.
 """
 
 import math

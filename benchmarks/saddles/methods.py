@@ -35,20 +35,14 @@ class Method:
     reuse: bool = False
 
 
-def _from_radius_one(_: Any) -> optax.GradientTransformationExtraArgs:
-    """Returns `lsr1()` with the first radius of `sr1n()` for the norm of the first gradient."""
-    tx = naqopt.lsr1(store_grad=True)
-
-    def init(params: optax.Params) -> Any:
-        state: Any = tx.init(params)
-        return state._replace(radius=jnp.ones_like(state.radius))
-
-    return optax.GradientTransformationExtraArgs(init, tx.update)
-
-
 # `store_grad` saves the second evaluation of the gradient at the new params and changes no step.
 METHODS: Mapping[str, Method] = {
     "lsr1": Method("lsr1()", lambda _: naqopt.lsr1(store_grad=True), reuse=True),
+    "lsr1-radius-1": Method(
+        "lsr1(initial_radius=1)",
+        lambda _: naqopt.lsr1(initial_radius=1.0, store_grad=True),
+        reuse=True,
+    ),
     "lsr1-armijo": Method(
         "lsr1(linesearch=armijo())",
         lambda _: naqopt.lsr1(linesearch=naqopt.armijo()),
@@ -63,9 +57,9 @@ METHODS: Mapping[str, Method] = {
         reuse=True,
     ),
     "optax-lbfgs": Method("optax.lbfgs()", lambda _: optax.lbfgs(), reuse=True),
+    "adam-customary": Method("Adam, 0.001", lambda _: optax.adam(1e-3)),
     "adam": Method("Adam, tuned", optax.adam, tuned=True),
     "gradient-descent": Method("gradient descent, tuned", optax.sgd, tuned=True),
-    "lsr1-radius-1": Method("(lsr1() from radius 1)", _from_radius_one, reuse=True),
 }
 
 

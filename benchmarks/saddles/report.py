@@ -20,13 +20,15 @@ Content = Mapping[str, Any]
 # Colour, line and marker: the rank-one family in full lines, the others broken.
 _LOOKS = {
     "lsr1": ("#c8102e", "-", "o"),
+    "lsr1-radius-1": ("#e9963d", "-", "o"),
     "lsr1-armijo": ("#e76fae", "-", "s"),
     "sr1n": ("#6a3d9a", "-", "^"),
-    "sr1n-exact": ("#e39a2d", "-", "v"),
+    "sr1n-exact": ("#b9a3d6", "-", "v"),
     "mosr1": ("#2a9d8f", "-", "D"),
     "bfgs": ("#3b6fb6", "--", "o"),
     "bfgs-zoom": ("#202428", "--", "s"),
     "optax-lbfgs": ("#7a5c3e", "-.", "^"),
+    "adam-customary": ("#7fb0e6", ":", "v"),
     "adam": ("#3f8f29", ":", "v"),
     "gradient-descent": ("#8a94a0", ":", "D"),
 }
@@ -211,9 +213,8 @@ def _described(content: Content) -> str:
         "evaluations of the loss alone are counted apart (medians); what a run that has not left "
         "spent is counted too. Nobody is asked to stay below that level. The rates of Adam and "
         "gradient descent are those of the fewest median steps about the saddle among "
-        f"{len(settings['rates'])} from 1e-3 to 1e3, for each problem. The line in brackets is no "
-        "default: it shows what the first radius does. In the picture the black contour is the "
-        f"level at which a run has left. {content['device']}."
+        f"{len(settings['rates'])} from 1e-3 to 1e3, for each problem. In the picture the "
+        f"black contour is the level at which a run has left. {content['device']}."
     )
 
 

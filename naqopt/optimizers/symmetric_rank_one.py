@@ -13,13 +13,14 @@ from naqopt.curvature.indefinite import dense_rank_one, limited
 from naqopt.optimizers import _indefinite, quasi_newton
 from naqopt.optimizers._arguments import check_memory, check_momentum, step_length_of
 from naqopt.optimizers.quasi_newton import convergent_difference, plain_difference
-from naqopt.steps import schedules
+from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
 
 
 def lsr1(
     *,
     memory_size: int = 5,
+    initial_radius: float | None = None,
     linesearch: optax.GradientTransformationExtraArgs | None = None,
     store_grad: bool = False,
     history_dtype: Any = None,
@@ -33,7 +34,7 @@ def lsr1(
 
     with :math:`B` from the last pairs by the symmetric rank-one update, from :math:`B_0 = \gamma
     I`. Unlike a BFGS matrix it may be indefinite, so that the step leads away from saddle points.
-    The radius :math:`\Delta` begins at :math:`\lVert g \rVert`; it is doubled after a step to the
+    The radius :math:`\Delta` begins at `initial_radius`; it is doubled after a step to the
     boundary with a ratio above 0.75 and halved below 0.1, within 1e-10 and 1e10. A rejected step
     moves nothing but leaves its pair.
 
@@ -43,6 +44,8 @@ def lsr1(
 
     Args:
       memory_size: m ≥ 1, curvature pairs kept (default: the paper's).
+      initial_radius: Δ_0 in [1e-10, 1e10]; None for the norm of the first gradient (default: the
+        paper's), which is tiny beside a saddle point: 1.0 saves the doublings there.
       linesearch: one of Optax's line searches, such as `naqopt.armijo()`; None for the trust region
         (default: the paper's choice). The paper's search begins at min(1, 2λ) of the last λ:
         `optax.scale_by_backtracking_linesearch(13, slope_rtol=1e-3, decrease_factor=0.5,
@@ -61,7 +64,8 @@ def lsr1(
 
     Raises:
       ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a
-        loss that is no scalar, or params of another structure than init had.
+        loss that is no scalar, or params of another structure than init had. An `initial_radius`
+        together with a `linesearch`, which has none, is an error too.
       TypeError: for a `memory_size` that is no int, and complex or integer params.
 
     Example:
@@ -94,6 +98,13 @@ def lsr1(
     memory_size = _checks.size("lsr1", "memory_size", memory_size)
     _checks.flag("lsr1", "store_grad", store_grad)
     history_dtype = _checks.history_dtype("lsr1", history_dtype)
+    if initial_radius is not None:
+        if linesearch is not None:
+            raise ValueError(
+                "naqopt.lsr1: `initial_radius` is that of the trust region, which a `linesearch` "
+                "takes the place of: give one of them."
+            )
+        _check_radius("lsr1", initial_radius)
     if linesearch is None:
         return _indefinite.transformation(
             _indefinite.Method(
@@ -103,6 +114,7 @@ def lsr1(
                 two_gradients=True,
                 momentum=None,
                 difference=plain_difference,
+                initial_radius=initial_radius,
                 store_grad=store_grad,
             )
         )
@@ -122,16 +134,23 @@ def lsr1(
     )
 
 
+def _check_radius(optimizer: str, radius: Any) -> None:
+    low, high = trust_region.MIN_RADIUS, trust_region.MAX_RADIUS
+    _checks.number(optimizer, "initial_radius", radius, low=low, high=high)
+
+
 def _method(
     optimizer: str,
     momentum: Momentum,
     memory_size: int | None,
+    initial_radius: float,
     solver: str,
     history_dtype: Any,
     two_gradients: bool,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns SR1-N or MoSR1."""
     check_momentum(optimizer, momentum)
+    _check_radius(optimizer, initial_radius)
     if solver not in ("cg", "exact"):
         raise ValueError(f'naqopt.{optimizer}: `solver` must be "cg" or "exact", got {solver!r}.')
     memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
@@ -147,7 +166,7 @@ def _method(
             two_gradients=two_gradients,
             momentum=momentum,
             difference=convergent_difference,
-            initial_radius=1.0,
+            initial_radius=initial_radius,
         )
     )
 
@@ -156,6 +175,7 @@ def sr1n(
     *,
     momentum: Momentum = schedules.nesterov_momentum(),  # noqa: B008
     memory_size: int | None = 10,
+    initial_radius: float = 1.0,
     solver: str = "cg",
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -170,7 +190,7 @@ def sr1n(
     where the loss falls by more than 1e-6 of the predicted reduction; otherwise :math:`w` and
     :math:`v` stay, the momentum begins again and the radius shrinks. :math:`\xi` is that of
     `naqopt.naq`; it makes :math:`s^\top y` positive, so that negative curvature is learnt only
-    where :math:`B` has too much of it. The radius, from :math:`\Delta = 1`, goes as in
+    where :math:`B` has too much of it. The radius goes as in
     `naqopt.lsr1`.
 
     **The params are the look-ahead point** :math:`\hat w`; `naqopt.eval_params(state, params)`
@@ -182,6 +202,7 @@ def sr1n(
         `naqopt.schedules.nesterov_momentum(0.9)`).
       memory_size: m ≥ 1, curvature pairs kept (default: the paper's for full batches; 8 for
         mini-batches), L-SR1-N; None for the dense matrix of d × d numbers, up to 4 GiB, SR1-N.
+      initial_radius: Δ_0 in [1e-10, 1e10] (default: the authors').
       solver: "cg" for Steihaug's conjugate gradients (default: the authors'), at most 2 m + 2
         products with B, or "exact" for the global minimum by the eigenvectors of B.
       history_dtype: as in `naqopt.lsr1`.
@@ -220,13 +241,16 @@ def sr1n(
     `optax.inject_hyperparams` name `memory_size`, `solver`, `history_dtype` and a momentum schedule
     static.
     """
-    return _method("sr1n", momentum, memory_size, solver, history_dtype, two_gradients=True)
+    return _method(
+        "sr1n", momentum, memory_size, initial_radius, solver, history_dtype, two_gradients=True
+    )
 
 
 def mosr1(
     *,
     momentum: Momentum = schedules.nesterov_momentum(),  # noqa: B008
     memory_size: int | None = 10,
+    initial_radius: float = 1.0,
     solver: str = "cg",
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -243,6 +267,7 @@ def mosr1(
     Args:
       momentum: as in `naqopt.sr1n`.
       memory_size: as in `naqopt.sr1n`.
+      initial_radius: as in `naqopt.sr1n`.
       solver: as in `naqopt.sr1n`.
       history_dtype: as in `naqopt.lsr1`.
 
@@ -277,4 +302,6 @@ def mosr1(
     default), or d + 4 with a dense matrix. On mini-batches its pairs mix two batches. Under
     `optax.inject_hyperparams` name what `naqopt.sr1n` names.
     """
-    return _method("mosr1", momentum, memory_size, solver, history_dtype, two_gradients=False)
+    return _method(
+        "mosr1", momentum, memory_size, initial_radius, solver, history_dtype, two_gradients=False
+    )
