@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
-from benchmarks import choices, functions, modelling, saddles, suite
+from benchmarks import choices, functions, saddles, suite
 from benchmarks.experiments import EXPERIMENTS
+from benchmarks.modelling import curve, levy
 from benchmarks.optimizers import OPTIMIZERS
 
 # Experiments with a loop of their own and settings that are all decided: `NAME` and `run`.
-FIXED = {module.NAME: module for module in (functions, modelling, choices, saddles)}
+FIXED = {module.NAME: module for module in (functions, curve, levy, choices, saddles)}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

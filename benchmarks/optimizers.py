@@ -27,9 +27,10 @@ class Optimizer:
 
     Attributes:
       label: its name in plots and tables.
-      make: the factory, called with a learning rate, or the schedule that begins there, and the
-        options.
-      quick_learning_rate: what the quick forms use where no grid search has been stored.
+      make: the factory, called with the options and, where there is one, a learning rate or the
+        schedule that begins there.
+      quick_learning_rate: what the quick forms use where no grid search has been stored; None for a
+        method without a learning rate.
       gradients_per_step: mini-batch gradients that a step takes, the caller's included.
       options: what differs from the factory's defaults; `schedule` names one of `SCHEDULES`.
       ours: whether `naqopt.diagnostics` has anything to say about its state.
@@ -40,7 +41,7 @@ class Optimizer:
 
     label: str
     make: Callable[..., optax.GradientTransformation]
-    quick_learning_rate: float
+    quick_learning_rate: float | None
     gradients_per_step: int = 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ours: bool = True
@@ -49,10 +50,12 @@ class Optimizer:
     takes_snapshots: bool = False
 
     def transformation(
-        self, learning_rate: Rate, steps_per_epoch: int = 1
+        self, learning_rate: Rate | None, steps_per_epoch: int = 1
     ) -> optax.GradientTransformationExtraArgs:
         """Returns the Optax transformation, which takes `value`, `grad` and `value_fn`."""
         options = dict(self.options)
+        if self.quick_learning_rate is None:
+            return optax.with_extra_args_support(self.make(**options))
         schedule = options.pop("schedule", None)
         rate = SCHEDULES[schedule](learning_rate, steps_per_epoch) if schedule else learning_rate
         return optax.with_extra_args_support(self.make(rate, **options))
@@ -70,6 +73,11 @@ def _online(label: str, make: Callable[..., Any], memory_size: int | None, **opt
     gradients = 1 if make is naqopt.omoq else 2
     options = {"memory_size": memory_size, "schedule": schedule} | options
     return Optimizer(label, make, 1.0, gradients, options, middle_rate=1.0, printed_rate=1.0)
+
+
+def _sr1n(max_momentum: float, **options: Any) -> optax.GradientTransformation:
+    """Returns SR1-N; its momentum is named by a number, so that it can stand in a file."""
+    return naqopt.sr1n(momentum=naqopt.schedules.nesterov_momentum(max_momentum), **options)
 
 
 def _svr(label: str, memory_size: int | None) -> Optimizer:
@@ -138,4 +146,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     ),
     "svr-naq": _svr("SVR-NAQ", None),
     "svr-lnaq": _svr("SVR-LNAQ", 4),
+    "lsr1": Optimizer("L-SR1", naqopt.lsr1, None, 2),
+    # As the authors have it on mini-batches: m = 8 and a momentum of at most 0.9.
+    "sr1n": Optimizer("L-SR1-N", _sr1n, None, 2, {"memory_size": 8, "max_momentum": 0.9}),
 }

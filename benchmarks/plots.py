@@ -46,6 +46,8 @@ COLOURS = {
     "svrg2": "#e39a2d",
     "svr-naq": "#e76fae",
     "svr-lnaq": "#c8102e",
+    "lsr1": "#c8102e",
+    "sr1n": "#e39a2d",
 }
 _STYLES = {"asnaq-backoff": "--", "asnaq-rms-backoff": "--", "asnaq-single-backoff": "--"} | {
     "asnaq-single-backoff-rms": "-.",
@@ -181,11 +183,15 @@ def _line(
     usable = np.isfinite(ys).all(axis=0)
     xs, ys = xs[usable], ys[:, usable]
     colour = COLOURS[name]
-    best = name in ("asnaq", "svr-lnaq")
+    best = name in ("asnaq", "svr-lnaq", "lsr1")
     diverged = sum(content["status"] == records.DIVERGED for content in group)
     optimizer = OPTIMIZERS[name]
     rate = group[0]["settings"]["learning_rate"]
-    label = f"{optimizer.label} (lr {rate:g})" + (f", {diverged} diverged" if diverged else "")
+    notes = [] if rate is None else [f"lr {rate:g}"]
+    if size := tables.own_batch_size(group[0]):
+        notes.append(f"batch {size}")
+    label = optimizer.label + (f" ({', '.join(notes)})" if notes else "")
+    label += f", {diverged} diverged" if diverged else ""
     axis.plot(
         xs,
         np.median(ys, axis=0),

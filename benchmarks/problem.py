@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 Params = Any
@@ -32,6 +33,9 @@ class Problem:
       evaluated: the training loss is that of so many training examples, the first ones.
       prepare: turns stored inputs into the network's, inside the compiled step.
       steps: an epoch is so many batches of a fresh order; by default all whole ones.
+      weight_decay: λ of ½ λ ‖params‖², which is added to the loss that is trained on.
+      stepwise: whether a step is compiled and not a whole epoch: within a loop XLA runs the
+        convolutions of a library's layers twenty times slower on a CPU.
       target_scale: what the root of the mean loss is multiplied with to be an error in the unit
         that the settings name, where that is asked for.
     """
@@ -47,6 +51,8 @@ class Problem:
     evaluated: int = 10_000
     prepare: Callable[[jax.Array], jax.Array] = lambda inputs: inputs
     steps: int | None = None
+    weight_decay: float = 0.0
+    stepwise: bool = False
     target_scale: float | None = None
 
     @property
@@ -92,6 +98,8 @@ class Problem:
         inputs, targets = batch
         network = nnx.merge(self.graph, params, statistics, copy=True)
         loss = jnp.mean(self.losses(network(self.prepare(inputs)), targets))
+        if self.weight_decay:
+            loss += 0.5 * self.weight_decay * optax.tree.norm(params, squared=True)
         return loss, nnx.to_pure_dict(nnx.split(network, nnx.Param, ...)[2])
 
     def loss(self, params: Params, batch: Examples) -> jax.Array:
@@ -114,6 +122,8 @@ class Experiment:
       equal_gradients: whether a method of two gradients a step gets half the epochs, and one of
         two and a full gradient an epoch a third.
       published: by optimizer, the test accuracy that the methods' authors print for the same.
+      batch_sizes: by optimizer, where it is not the problem's.
+      target_errors: shares of wrong answers; it is told after how many epochs each was reached.
     """
 
     name: str
@@ -124,6 +134,8 @@ class Experiment:
     optimizers: tuple[str, ...] = ("adam", "adagrad", "adaqn", "asnaq")
     equal_gradients: bool = False
     published: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    target_errors: tuple[float, ...] = ()
 
     @property
     def summary(self) -> str:

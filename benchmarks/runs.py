@@ -31,7 +31,7 @@ class Run:
       experiment: settings of the problem, the same for all optimizers.
       optimizer: name in the table of optimizers.
       options: the optimizer's options.
-      learning_rate: the learning rate.
+      learning_rate: the learning rate; None where the method has none.
       seed: of the initial parameters and of the order of the examples.
       epochs: its length.
     """
@@ -39,7 +39,7 @@ class Run:
     experiment: Mapping[str, Any]
     optimizer: str
     options: Mapping[str, Any]
-    learning_rate: float
+    learning_rate: float | None
     seed: int
     epochs: int
 
@@ -118,7 +118,8 @@ def _train_on(
     """Trains from where the run stands to its end."""
     columns = content["records"]
     saved = time.monotonic()
-    name = f"{run.optimizer} lr {run.learning_rate:g} seed {run.seed}"
+    rate = "" if run.learning_rate is None else f" lr {run.learning_rate:g}"
+    name = f"{run.optimizer}{rate} seed {run.seed}"
     with progress_bar(name, run.epochs, progress.epoch) as bar:
         bar.set_postfix_str("compiling")
         while progress.epoch < run.epochs:

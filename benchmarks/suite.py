@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +50,24 @@ def run(
     click.echo(f"{_described(settings)}\nresults in {folder}")
     for name in optimizers or experiment.optimizers:
         optimizer = OPTIMIZERS[name]
-        trainer = Trainer(problem, optimizer)
+        options = dict(optimizer.options)
+        if name in experiment.batch_sizes:
+            options["batch_size"] = experiment.batch_sizes[name]
+        size = options.get("batch_size", problem.batch_size)
+        trainer = Trainer(dataclasses.replace(problem, batch_size=size), optimizer)
         gradients = optimizer.gradients_per_step + optimizer.takes_snapshots
         length = experiment.epochs_for(gradients, epochs)
-        base = Run(settings, name, dict(optimizer.options), 0.0, 0, length)
-        rate = _learning_rate(base, trainer, folder, quick)
+        base = Run(settings, name, options, 0.0, 0, length)
+        rate = None
+        if optimizer.quick_learning_rate is not None:
+            rate = _learning_rate(base, trainer, folder, quick)
         count = seeds or (1 if quick else experiment.seeds)
         chosen = dataclasses.replace(base, learning_rate=rate)
         contents = _train_seeds(chosen, count, trainer, folder / name, title)
         if quick:
             continue
         tried = [rate]
-        if tables.worsened(contents, learning_rates.SECOND_CHANCE):
+        if rate is not None and tables.worsened(contents, learning_rates.SECOND_CHANCE):
             tried.append(learning_rates.next_lower(rate))
             click.echo(f"{name}: ended well above its lowest loss; again with {tried[-1]:g}")
             lower = dataclasses.replace(base, learning_rate=tried[-1])
@@ -70,21 +76,19 @@ def run(
             click.echo(f"{name}: also with the printed rate, {optimizer.printed_rate:g}")
             printed = dataclasses.replace(base, learning_rate=optimizer.printed_rate)
             _train_seeds(printed, count, trainer, folder / f"{name}-printed", title)
-    path = conclude(folder, settings, title, experiment.published)
+    path = conclude(folder, settings, title, experiment)
     click.echo(f"{time.perf_counter() - started:.0f} s in all")
     return path
 
 
-def conclude(
-    folder: Path, settings: dict[str, Any], title: str, published: Mapping[str, str]
-) -> Path:
+def conclude(folder: Path, settings: dict[str, Any], title: str, experiment: Experiment) -> Path:
     """Prints and saves the table and the plot of all runs in a folder that belong together.
 
     Args:
       folder: the experiment's results.
       settings: the problem's settings; runs with others are left out, and it is said which.
       title: stands over both.
-      published: what the methods' authors print, by optimizer.
+      experiment: tells what columns the table has.
 
     Returns:
       The path of the plot.
@@ -97,7 +101,7 @@ def conclude(
         grid = records.read(learning_rates.grid_file(folder, name))
         if grid is not None and grid["settings"]["experiment"] == settings:
             grids[name] = grid
-    table = tables.results(contents, published)
+    table = tables.results(contents, experiment.published, experiment.target_errors)
     click.echo(f"\n{table}\n")
     text = [f"# {title}", _described(settings) + f", {contents[0]['device']}", table]
     if grids:

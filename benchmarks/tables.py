@@ -21,7 +21,7 @@ def by_optimizer(contents: Sequence[Content]) -> list[list[Content]]:
     order = list(OPTIMIZERS)
     for content in contents:
         settings = content["settings"]
-        key = (order.index(settings["optimizer"]), -settings["learning_rate"])
+        key = (order.index(settings["optimizer"]), -(settings["learning_rate"] or 0))
         groups.setdefault(key, []).append(content)
     return [
         sorted(groups[key], key=lambda content: content["settings"]["seed"])
@@ -29,18 +29,26 @@ def by_optimizer(contents: Sequence[Content]) -> list[list[Content]]:
     ]
 
 
-def results(contents: Sequence[Content], published: Mapping[str, str] | None = None) -> str:
+def results(
+    contents: Sequence[Content],
+    published: Mapping[str, str] | None = None,
+    target_errors: Sequence[float] = (),
+) -> str:
     """Returns a table with a line for each optimizer.
 
     Args:
       contents: the runs.
       published: by optimizer, the test accuracy that the methods' authors print; a column if given.
+      target_errors: shares of wrong answers; a column of the epochs until each if given.
 
     Returns:
       Markdown.
     """
     accuracies = any("test_accuracy" in content["records"] for content in contents)
+    batches = any(own_batch_size(content) for content in contents)
+    trust_region = any(map(_has_radius, contents))
     header = ["optimizer", "learning rate", "seeds", "epochs", "gradients"]
+    header += ["batch"] if batches else []
     header += ["final train loss, median [min, max]", "lowest on the way", "test loss"]
     budget = _common_gradients(contents)
     header += [f"train loss at {budget:,} examples' gradients"] if budget else []
@@ -48,23 +56,30 @@ def results(contents: Sequence[Content], published: Mapping[str, str] | None = N
     header += [f"test error ({unit}), median [min, max]"] if unit else []
     header += ["test accuracy, median [min, max]"] if accuracies else []
     header += ["authors' accuracy"] if published else []
+    if target_errors:
+        header.append(f"epochs to test error {' / '.join(f'{x:.0%}' for x in target_errors)}")
     header += ["s/epoch", "restorations", "pairs stored", "pairs refused"]
+    header += ["updates skipped", "steps rejected"] if trust_region else []
     rows = []
     for group in by_optimizer(contents):
         settings = group[0]["settings"]
         row = [OPTIMIZERS[settings["optimizer"]].label]
-        row += [f"{settings['learning_rate']:g}", _seeds(group)]
+        row += [_rate(settings["learning_rate"]), _seeds(group)]
         row += [str(group[0]["settings"]["epochs"]), str(_planned_gradients(group[0]))]
+        if batches:
+            row.append(str(own_batch_size(group[0]) or settings["experiment"]["batch_size"]))
         row += [_spread(group, "train_loss", _number), _number(_lowest(group))]
         row += [_number(_median(group, "test_loss"))]
         row += [_number(_loss_within(group, budget))] if budget else []
         row += [_spread(group, "test_error", _number)] if unit else []
         row += [_spread(group, "test_accuracy", _share)] if accuracies else []
         row += [published.get(settings["optimizer"], "")] if published else []
+        row += [" / ".join(_epochs_to(group, x) for x in target_errors)] if target_errors else []
         row += [f"{statistics.median(map(_seconds_per_epoch, group)):.3g}"]
         for counter in ("restorations", "pairs_stored", "pairs_refused"):
             counted = counter in group[0]["records"]
             row.append(f"{_median(group, counter):.0f}" if counted else "")
+        row += [_skipped(group), _rejected(group)] if trust_region else []
         rows.append(row)
     return markdown(header, rows)
 
@@ -96,6 +111,43 @@ def ratios(measured: Sequence[Mapping[str, Any]]) -> str:
             row += ["", ""]
         rows.append(row)
     return markdown(["what", "ratio", "quartiles", "ms"], rows)
+
+
+def _rate(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
+
+
+def own_batch_size(content: Content) -> int | None:
+    """Returns the size of a run's batches where it is not that of the experiment."""
+    return content["settings"].get("options", {}).get("batch_size")
+
+
+def _skipped(group: Sequence[Content]) -> str:
+    """Returns the share of pairs that were refused, as the paper on L-SR1 reports it."""
+    if "pairs_refused" not in group[0]["records"]:
+        return ""
+    refused, stored = _median(group, "pairs_refused"), _median(group, "pairs_stored")
+    return f"{refused / (refused + stored):.2%}" if refused + stored else ""
+
+
+def _rejected(group: Sequence[Content]) -> str:
+    return f"{_median(group, 'steps_rejected'):.0f}" if _has_radius(group[0]) else ""
+
+
+def _has_radius(content: Content) -> bool:
+    return any(content["records"].get("radius", ()))
+
+
+def _epochs_to(group: Sequence[Content], error: float) -> str:
+    """Returns the median number of epochs after which so few answers were wrong."""
+    reached = []
+    for content in group:
+        columns = content["records"]
+        pairs = zip(columns["epoch"], columns["test_accuracy"], strict=True)
+        good = (epoch for epoch, share in pairs if share is not None and 1 - share <= error)
+        reached.append(next(good, math.inf))
+    middle = statistics.median(reached)
+    return f"{middle:g}" if math.isfinite(middle) else "–"
 
 
 def _milliseconds(value: float) -> str:

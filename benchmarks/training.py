@@ -52,35 +52,38 @@ class Trainer:
         self.compile_seconds: float | None = None
         self._train = jax.device_put(problem.train)
         self._test = jax.device_put(problem.test)
-        self._epoch: Any = None
-        self._evaluate = jax.jit(self._evaluate_one)
+        self._train_on: Any = None
+        self._order = jax.jit(self._order_of_rows)
+        self._sums = jax.jit(self._sums_of_batch)
         self._snapshot = jax.jit(naqopt.snapshot)
 
-    def start(self, seed: int, learning_rate: float) -> Progress:
+    def start(self, seed: int, learning_rate: float | None) -> Progress:
         """Returns fresh parameters, statistics and state."""
         params, statistics = self.problem.start(seed)
         state = self._transformation(learning_rate).init(params)
         # Optax's L-BFGS begins with one array in two places, which an epoch cannot consume.
         return Progress(params, statistics, jax.tree.map(jnp.copy, state))
 
-    def advance(self, progress: Progress, seed: int, learning_rate: float) -> None:
+    def advance(self, progress: Progress, seed: int, learning_rate: float | None) -> None:
         """Trains for one epoch; `seconds` grows by its running time, compilation excluded."""
         key = jax.random.fold_in(jax.random.key(seed), progress.epoch)
-        rate = jnp.asarray(learning_rate, jnp.float32)
-
-        def arguments(state: Any) -> tuple[Any, ...]:
-            return progress.params, progress.statistics, state, key, rate, self._train
-
-        if self._epoch is None:
+        rows = jax.block_until_ready(self._order(key))
+        rate = None if learning_rate is None else jnp.asarray(learning_rate, jnp.float32)
+        batches = list(rows) if self.problem.stepwise else [rows]
+        if self._train_on is None:
             started = time.perf_counter()
-            epoch = jax.jit(self._run_epoch, donate_argnums=(0, 1, 2))
-            self._epoch = epoch.lower(*arguments(progress.state)).compile()
+            train_on = self._step if self.problem.stepwise else self._epoch
+            carry = progress.params, progress.statistics, progress.state
+            compiled = jax.jit(train_on, donate_argnums=0)
+            self._train_on = compiled.lower(carry, batches[0], rate, self._train).compile()
             self._with_snapshot(progress)
             self.compile_seconds = time.perf_counter() - started
         started = time.perf_counter()
-        state = self._with_snapshot(progress)
-        numbers = jax.block_until_ready(self._epoch(*arguments(state)))
-        progress.params, progress.statistics, progress.state = numbers
+        carry = progress.params, progress.statistics, self._with_snapshot(progress)
+        for batch in batches:
+            carry = self._train_on(carry, batch, rate, self._train)
+        carry = jax.block_until_ready(carry)
+        progress.params, progress.statistics, progress.state = carry
         progress.seconds += time.perf_counter() - started
         progress.epoch += 1
 
@@ -135,59 +138,63 @@ class Trainer:
         return self._snapshot(progress.state, progress.params, full_grad)
 
     def _transformation(
-        self, learning_rate: float | jax.Array
+        self, learning_rate: float | jax.Array | None
     ) -> optax.GradientTransformationExtraArgs:
         return self.optimizer.transformation(learning_rate, self.problem.steps_per_epoch)
 
-    def _run_epoch(
-        self,
-        params: Params,
-        statistics: Statistics,
-        state: Any,
-        key: jax.Array,
-        learning_rate: jax.Array,
-        train: Examples,
-    ) -> _Carry:
+    def _order_of_rows(self, key: jax.Array) -> jax.Array:
+        """Returns the examples of an epoch's batches, a row for each batch."""
         problem = self.problem
-        tx = self._transformation(learning_rate)
-        order = jax.random.permutation(key, len(train[0]))
+        order = jax.random.permutation(key, len(problem.train[0]))
         order = order[: problem.steps_per_epoch * problem.batch_size]
+        return order.reshape(-1, problem.batch_size)
+
+    def _epoch(
+        self, carry: _Carry, rows: jax.Array, learning_rate: jax.Array | None, train: Examples
+    ) -> _Carry:
+        """Takes a step for every batch."""
 
         def step(carry: _Carry, rows: jax.Array) -> tuple[_Carry, None]:
-            params, statistics, state = carry
-            batch = tuple(x[rows] for x in train)
+            return self._step(carry, rows, learning_rate, train), None
 
-            def loss(params: Params) -> tuple[jax.Array, Statistics]:
-                return problem.training_loss(params, statistics, batch)
+        return jax.lax.scan(step, carry, rows)[0]
 
-            # The running statistics move by this evaluation alone; those of the optimizer's own
-            # evaluations are dropped.
-            (value, moved), grads = jax.value_and_grad(loss, has_aux=True)(params)
-            updates, state = tx.update(
-                grads, state, params, value=value, grad=grads, value_fn=lambda p: loss(p)[0]
-            )
-            return (optax.apply_updates(params, updates), moved, state), None
+    def _step(
+        self, carry: _Carry, rows: jax.Array, learning_rate: jax.Array | None, train: Examples
+    ) -> _Carry:
+        """Takes a step on the batch of these examples."""
+        params, statistics, state = carry
+        batch = tuple(x[rows] for x in train)
 
-        rows = order.reshape(-1, problem.batch_size)
-        return jax.lax.scan(step, (params, statistics, state), rows)[0]
+        def loss(params: Params) -> tuple[jax.Array, Statistics]:
+            return self.problem.training_loss(params, statistics, batch)
 
-    def _evaluate_one(
+        # The running statistics move by this evaluation alone; those of the optimizer's own
+        # evaluations are dropped.
+        (value, moved), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, state = self._transformation(learning_rate).update(
+            grads, state, params, value=value, grad=grads, value_fn=lambda p: loss(p)[0]
+        )
+        return optax.apply_updates(params, updates), moved, state
+
+    def _evaluate(
         self, params: Params, statistics: Statistics, examples: Examples
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the mean loss and accuracy over all examples, in batches."""
-        problem = self.problem
-
-        def sums(batch: Examples) -> tuple[jax.Array, jax.Array]:
-            outputs = problem.outputs(params, statistics, batch[0])
-            hits = jnp.zeros(()) if problem.hits is None else problem.hits(outputs, batch[1]).sum()
-            return problem.losses(outputs, batch[1]).sum(), hits
-
         count = len(examples[0])
-        size = min(count, _EVALUATION_BATCH)
-        whole = count // size * size
-        batches = tuple(x[:whole].reshape(-1, size, *x.shape[1:]) for x in examples)
-        totals = [total.sum() for total in jax.lax.map(sums, batches)]
-        if whole < count:
-            rest = sums(tuple(x[whole:] for x in examples))
-            totals = [total + part for total, part in zip(totals, rest, strict=True)]
-        return totals[0] / count, totals[1] / count
+        batches = (
+            tuple(x[start : start + _EVALUATION_BATCH] for x in examples)
+            for start in range(0, count, _EVALUATION_BATCH)
+        )
+        parts = [self._sums(params, statistics, batch) for batch in batches]
+        losses, hits = (sum(part) for part in zip(*parts, strict=True))
+        return losses / count, hits / count
+
+    def _sums_of_batch(
+        self, params: Params, statistics: Statistics, batch: Examples
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the sum of losses and of right answers over a batch."""
+        problem = self.problem
+        outputs = problem.outputs(params, statistics, batch[0])
+        hits = jnp.zeros(()) if problem.hits is None else problem.hits(outputs, batch[1]).sum()
+        return problem.losses(outputs, batch[1]).sum(), hits

@@ -36,9 +36,18 @@ def small_data(monkeypatch):
     monkeypatch.setattr(data, "load_shakespeare", lambda: text)
 
 
+# Other sizes of the batches, or networks that are mostly compiling.
+SLOW = [name for name in EXPERIMENTS if "-batch-" in name]
+SLOW += ["mnist-lsr1", "cifar-lsr1", "cifar-lsr1-bn", "cifar-resnet20"]
+
+
 @pytest.mark.parametrize(
     ("name", "quick"),
-    [(name, False) for name in EXPERIMENTS if name != "counting-variants"]
+    [
+        pytest.param(name, False, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in EXPERIMENTS
+        if name != "counting-variants"
+    ]
     + [("mnist-pixels", True), ("char-rnn", True)],
 )
 def test_every_experiment_trains(name, quick, monkeypatch, tmp_path):

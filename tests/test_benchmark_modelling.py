@@ -1,7 +1,9 @@
 """`python -m benchmarks run function-modelling`: the task, the runs, the files and the table."""
 
+import dataclasses
 import functools
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import learning_rates, modelling, models, records
+from benchmarks import learning_rates, models, records
 from benchmarks.cli import main
-from benchmarks.modelling import report, task, training
-from benchmarks.modelling.methods import METHODS, Method
+from benchmarks.modelling import curve, levy, report, running, task, training
+from benchmarks.modelling.curve import METHODS, STUDY
+from benchmarks.modelling.methods import Method
 from benchmarks.modelling.training import Runner
 
 GRADIENT_DESCENT = Method("gradient descent", optax.sgd, first_order=True, ours=False)
@@ -29,52 +32,54 @@ def command(*arguments):
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Makes the quick form smaller still, and returns it."""
-    monkeypatch.setattr(modelling, "QUICK_METHODS", ("adam-customary", "mnaq-0.95"))
-    monkeypatch.setattr(modelling, "QUICK_ITERATIONS", 30)
-    monkeypatch.setattr(modelling, "QUICK_RUNS", 2)
+    quick = {"quick_iterations": 30, "quick_runs": 2}
+    quick["quick_methods"] = ("adam-customary", "mnaq-0.95")
+    monkeypatch.setattr(curve, "STUDY", dataclasses.replace(STUDY, **quick))
     return functools.partial(command, "run", "function-modelling", "--quick", "--out", tmp_path)
 
 
 def test_network_has_the_papers_size():
-    params = task.start(0)
-    assert models.parameter_count(params) == 22
-    drawn = np.concatenate([np.ravel(leaf) for seed in range(50) for leaf in task.start(seed)])
+    start = STUDY.task.start
+    assert models.parameter_count(start(0)) == 22
+    assert models.parameter_count(levy.STUDY.task.start(0)) == 351
+    drawn = np.concatenate([np.ravel(leaf) for seed in range(50) for leaf in start(seed)])
     assert abs(drawn).max() <= 0.5
     assert abs(drawn).max() > 0.49
     assert abs(drawn.mean()) < 0.03
-    assert not np.array_equal(task.start(0).input_kernel, task.start(1).input_kernel)
+    assert not np.array_equal(start(0).input_kernel, start(1).input_kernel)
 
 
 def test_points_fill_the_unit_interval_and_follow_the_curve(x64):
-    train, test = task.points(task.TRAIN_POINTS), task.points(task.TEST_POINTS)
+    train, test = STUDY.task.train(), STUDY.task.test()
     assert len(train.inputs) == 400
     assert len(test.inputs) == 10_000
     for scaled in train:
         assert scaled.min() == -1
         assert scaled.max() == 1
+    inputs, between = train.inputs[:, 0], test.inputs[:, 0]
     x = np.linspace(-4, 4, 400)
     y = 1 + (x + 2 * x * x) * np.sin(-x * x)
-    np.testing.assert_allclose(train.inputs, x / 4, atol=1e-15)
+    np.testing.assert_allclose(inputs, x / 4, atol=1e-15)
     slope, offset = np.polyfit(y, train.targets, 1)
     np.testing.assert_allclose(train.targets, slope * y + offset, atol=1e-12)
     # The test points have the training points' scale: the same function of the same inputs.
-    between = np.interp(train.inputs, test.inputs, test.targets)
+    between = np.interp(inputs, between, test.targets)
     np.testing.assert_allclose(between, train.targets, atol=1e-4)
 
 
 def test_error_is_half_the_mean_square(x64):
-    params = task.start(3)
-    given = task.points(11)
-    hidden = 1 / (1 + np.exp(-(np.outer(given.inputs, params.input_kernel) + params.hidden_bias)))
+    params = levy.STUDY.task.start(3)
+    given = jax.tree.map(lambda values: values[:11], levy.STUDY.task.test())
+    hidden = 1 / (1 + np.exp(-(given.inputs @ params.input_kernel + params.hidden_bias)))
     outputs = hidden @ params.output_kernel + params.output_bias
     expected = 0.5 * np.mean((outputs - given.targets) ** 2)
     np.testing.assert_allclose(task.error(params, given), expected, rtol=1e-12)
 
 
 def test_run_follows_the_optimizer_and_records_its_end():
-    content = Runner(GRADIENT_DESCENT, 1e-6, 25).run(0, 0.5)
+    content = Runner(STUDY.task, GRADIENT_DESCENT, 1e-6, 25).run(0, 0.5)
     with jax.enable_x64(True):
-        params, given = task.start(0), task.points(400)
+        params, given = STUDY.task.start(0), STUDY.task.train()
         gradient = jax.jit(jax.grad(task.error))
         for _ in range(25):
             grads = gradient(params, given)
@@ -83,7 +88,8 @@ def test_run_follows_the_optimizer_and_records_its_end():
     assert content["status"] == training.ALL_ITERATIONS
     assert content["iterations"] == 25
     np.testing.assert_allclose(content["train_error"], error, rtol=1e-5)
-    np.testing.assert_allclose(np.hstack(content["params"]), np.hstack(params), rtol=1e-9)
+    for found, expected in zip(content["params"], params, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
     curve = content["curve"]
     assert curve["iterations"] == [0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25]
     assert curve["train_error"][-1] == content["train_error"]
@@ -91,7 +97,7 @@ def test_run_follows_the_optimizer_and_records_its_end():
 
 
 def test_quasi_newton_run_ends_where_the_gradient_vanishes():
-    runner = Runner(METHODS["moq"], 0.01, 1000)
+    runner = Runner(STUDY.task, METHODS["moq"], 0.01, 1000)
     content = runner.run(0)
     assert content["status"] == training.CONVERGED
     assert 1 < content["iterations"] < 1000
@@ -107,7 +113,7 @@ def test_precision_is_the_methods_own():
             lambda updates, params: (seen.append(params.input_kernel.dtype), updates)[1]
         )
         peer = Method("peer", make, first_order=True, ours=False)
-        Runner(method(peer), 0.0, 1).run(0, 0.1)
+        Runner(STUDY.task, method(peer), 0.0, 1).run(0, 0.1)
         return {str(dtype) for dtype in seen}
 
     assert dtypes(lambda method: method) == {"float64"}
@@ -116,7 +122,7 @@ def test_precision_is_the_methods_own():
 
 
 def test_divergence_is_recorded():
-    content = Runner(GRADIENT_DESCENT, 1e-6, 100).run(0, 1e300)
+    content = Runner(STUDY.task, GRADIENT_DESCENT, 1e-6, 100).run(0, 1e300)
     assert content["status"] == records.DIVERGED
     assert content["train_error"] is None
     assert content["iterations"] < 100
@@ -154,26 +160,26 @@ def test_quick_form_writes_its_files_and_reuses_them(small, tmp_path):
 
 
 def test_other_settings_start_afresh(small, monkeypatch):
-    monkeypatch.setattr(modelling, "QUICK_METHODS", ("adam-customary",))
+    monkeypatch.setattr(
+        curve, "STUDY", dataclasses.replace(curve.STUDY, quick_methods=("adam-customary",))
+    )
     small()
-    monkeypatch.setattr(modelling, "QUICK_ITERATIONS", 20)
+    monkeypatch.setattr(curve, "STUDY", dataclasses.replace(curve.STUDY, quick_iterations=20))
     output = small()
     assert "has other settings; starting afresh" in output
     assert "reused" not in output
 
 
 def test_rates_are_tuned_on_other_runs_and_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(modelling, "MAX_ITERATIONS", 40)
-    modelling.run(tmp_path, methods=("adam",), seeds=1)
+    study = dataclasses.replace(STUDY, max_iterations=40)
+    running.run(study, tmp_path, methods=("adam",), seeds=1)
     path = tmp_path / "function-modelling" / "function-modelling.json"
     entry = json.loads(path.read_text())["methods"]["adam"]
     rates = {f"{rate:g}" for rate in learning_rates.grid(METHODS["adam"].middle_rate)}
     assert rates <= entry["grid"].keys()
     assert entry["grid"][f"{entry['learning_rate']:g}"] == min(entry["grid"].values())
-    runner = Runner(METHODS["adam"], 1e-6, 40)
-    tuned = [
-        runner.run(seed, entry["learning_rate"])["train_error"] for seed in modelling.TUNING_SEEDS
-    ]
+    runner = Runner(STUDY.task, METHODS["adam"], 1e-6, 40)
+    tuned = [runner.run(seed, entry["learning_rate"])["train_error"] for seed in study.tuning_seeds]
     assert entry["grid"][f"{entry['learning_rate']:g}"] == pytest.approx(np.mean(tuned), rel=1e-5)
     assert "other runs by learning rate" in path.with_name("results.md").read_text()
 
@@ -197,7 +203,7 @@ def test_table_stands_beside_the_papers():
         "mbfgs": {"learning_rate": None, "runs": runs(0.001, 0.002, 0.006)},
         "adagrad": {"learning_rate": 1.0, "runs": runs(0.001, None)},
     }
-    _, _, first, second = report.table(shown).splitlines()
+    _, _, first, second = report.table(STUDY, shown).splitlines()
     cells = [cell.strip() for cell in first.strip("|").split("|")]
     assert cells == [
         "mBFGS (mNAQ, μ = 0)",
@@ -221,6 +227,47 @@ def test_table_stands_beside_the_papers():
 def test_every_line_of_the_slides_is_there():
     averages = [method.published.train.average for method in METHODS.values() if method.published]
     assert set(averages) == {59.8, 3.34, 4.15, 15.14, 5.24, 1.94, 0.974, 1.53, 1.30}
-    drawn = {name for names in report._PANELS.values() for name in names}
-    assert drawn == report._COLOURS.keys()
+    drawn = {name for names in STUDY.panels.values() for name in names}
     assert drawn <= METHODS.keys()
+    assert drawn | levy.METHODS.keys() == report._COLOURS.keys()
+
+
+def test_levy_function():
+    """Against its formula by loops: zero where all variables are 1, its minimum."""
+
+    def by_loops(x):
+        total = 10 * math.sin(math.pi * x[0]) ** 2 + (x[4] - 1) ** 2
+        for i in range(4):
+            total += (x[i] - 1) ** 2 * (1 + 10 * math.sin(math.pi * x[i + 1]) ** 2)
+        return math.pi / 5 * total
+
+    inputs = np.random.default_rng(2).uniform(-4, 4, (50, 5))
+    np.testing.assert_allclose(levy.levy(inputs), [by_loops(x) for x in inputs], rtol=1e-12)
+    assert (levy.levy(inputs) > 0).all()
+    np.testing.assert_allclose(levy.levy(np.ones((1, 5))), 0, atol=1e-25)
+
+
+def test_levy_by_a_trust_region(monkeypatch, tmp_path):
+    """No figures of the paper in the table, but skipped updates and rejected steps."""
+    study = dataclasses.replace(
+        levy.STUDY, quick_methods=("lsr1", "lbfgs"), quick_iterations=20, quick_runs=1
+    )
+    monkeypatch.setattr(levy, "STUDY", study)
+    command("run", "levy", "--quick", "--out", tmp_path)
+    folder = tmp_path / "levy"
+    content = json.loads((folder / "levy.json").read_text())
+    run = content["methods"]["lsr1"]["runs"][0]
+    assert run["diagnostics"]["radius"] > 0
+    assert run["train_error"] < content["methods"]["lsr1"]["runs"][0]["curve"]["train_error"][0]
+    table = (folder / "results.md").read_text()
+    assert "paper" not in table
+    header, _, first, second = table.split("\n\n")[2].splitlines()
+    assert header.endswith("| updates skipped | steps rejected |")
+    refused, stored = (run["diagnostics"][f"pairs_{x}"] for x in ("refused", "stored"))
+    cells = [cell.strip() for cell in first.strip("|").split("|")]
+    assert cells[-2] == f"{refused / (refused + stored):.2%}"
+    assert cells[-1] == str(run["diagnostics"]["steps_rejected"])
+    assert second.rstrip("| ").endswith("%")
+    with Image.open(folder / "levy.png") as image:
+        image.load()
+        assert image.width > 1000

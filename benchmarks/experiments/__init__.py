@@ -9,6 +9,7 @@ from benchmarks.experiments import (
     classifiers,
     counting,
     digits,
+    lenets,
     logistic,
     mnist,
     regression,
@@ -57,6 +58,37 @@ def _logistic(batch_size: int) -> Experiment:
     functools.update_wrapper(build, logistic.build)
     optimizers = ("adam", "sgd", "lbfgs", "adaqn", "asnaq", *DENSE, *LIMITED)
     return Experiment(f"logistic-{batch_size}", build, 60, 20, 5, optimizers)
+
+
+_LENETS = {"mnist": lenets.build_mnist, "cifar": lenets.build_cifar}
+_FIRST_ORDER_BATCHES = {"mnist": 20, "cifar": 96}
+_TARGET_ERRORS = {"mnist": (0.05, 0.03, 0.02), "cifar": (0.6, 0.5, 0.45)}
+
+
+def _lenet(source: str, batch_norm: bool) -> Experiment:
+    """Returns an experiment of the paper on L-SR1, the first-order methods at their own batches."""
+    build = functools.partial(_LENETS[source], batch_norm=batch_norm)
+    functools.update_wrapper(build, _LENETS[source])
+    batches = dict.fromkeys(("adam", "sgd"), _FIRST_ORDER_BATCHES[source])
+    name = f"{source}-lsr1" + ("-bn" if batch_norm else "")
+    optimizers = ("lsr1", "sr1n", "adam", "sgd")
+    return Experiment(name, build, 10, 3, 1, optimizers, batch_sizes=batches)
+
+
+def _scaled_batches(source: str, batch_size: int, **options: Any) -> Experiment:
+    """Returns a cell of the table of that paper on the size of the batches."""
+    options = {"batch_norm": True, "batch_size": batch_size} | options
+    build = functools.partial(_LENETS[source], **options)
+    functools.update_wrapper(build, _LENETS[source])
+    return Experiment(
+        f"{source}-batch-{batch_size}",
+        build,
+        epochs=20,
+        quick_epochs=3,
+        seeds=1,
+        optimizers=("lsr1", "adam", "sgd"),
+        target_errors=_TARGET_ERRORS[source],
+    )
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -118,7 +150,18 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             epochs=10,
             quick_epochs=3,
             seeds=1,
-            optimizers=("adam", "sgd", "olbfgs", "olnaq", "olmoq-halved"),
+            optimizers=("adam", "sgd", "olbfgs", "olnaq", "olmoq-halved", "lsr1", "sr1n"),
+        ),
+        *(_lenet(images, batch_norm) for images in _LENETS for batch_norm in (False, True)),
+        *(_scaled_batches("mnist", batch_size) for batch_size in (500, 1000, 5000)),
+        *(_scaled_batches("cifar", size, images=5_000) for size in (500, 1000, 5000)),
+        Experiment(
+            "cifar-resnet20",
+            lenets.build_resnet,
+            epochs=4,
+            quick_epochs=1,
+            seeds=1,
+            optimizers=("lsr1", "adam", "sgd"),
         ),
         _regression("wine", regression.build_wine, 8),
         _regression("wine", regression.build_wine, 32),

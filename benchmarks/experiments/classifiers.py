@@ -60,7 +60,7 @@ def build_mnist_mlp(quick: bool) -> Problem:
     The quick form trains on the first 10,000 images and tests on 2,000.
     """
     model = functools.partial(models.MLP, (784, 100, 50, 10), batch_norm=True)
-    return _mnist("784-100-50-10 with batch norm", "batch norm 0.9, ReLU", model, 128, quick)
+    return mnist("784-100-50-10 with batch norm", "batch norm 0.9, ReLU", model, 128, quick)
 
 
 def build_mnist_cnn(quick: bool) -> Problem:
@@ -78,7 +78,7 @@ def build_mnist_cnn(quick: bool) -> Problem:
     """
     model = functools.partial(models.CNN, (1, 3, 5), (245, 100, 10), activation=nnx.sigmoid)
     description = "3 and 5 filters, 100, sigmoid"
-    return _mnist("CNN of 26,068 parameters", description, model, 128, quick, images=30_000)
+    return mnist("CNN of 26,068 parameters", description, model, 128, quick, images=30_000)
 
 
 def build_mnist_lenet(quick: bool) -> Problem:
@@ -95,7 +95,7 @@ def build_mnist_lenet(quick: bool) -> Problem:
     """
     model = functools.partial(models.CNN, (1, 6, 16), (400, 120, 84, 10), paddings=(2, 0))
     description = "LeNet-5, ReLU, pooling by the greatest"
-    return _mnist("LeNet-5", description, model, 256, quick, images=20_000)
+    return mnist("LeNet-5", description, model, 256, quick, images=20_000)
 
 
 def build_mnist_svr_cnn(quick: bool) -> Problem:
@@ -120,7 +120,7 @@ def build_mnist_svr_cnn(quick: bool) -> Problem:
         initializer=models.symmetric_uniform(0.5),
     )
     description = "3 and 5 filters of 3×3, 43, sigmoid, U(−0.5, 0.5)"
-    return _mnist("CNN of 6,028 parameters", description, model, 64, quick, images=20_000)
+    return mnist("CNN of 6,028 parameters", description, model, 64, quick, images=20_000)
 
 
 def build_cifar_svr_cnn(quick: bool) -> Problem:
@@ -136,46 +136,31 @@ def build_cifar_svr_cnn(quick: bool) -> Problem:
 
     The quick form trains on the first 2,000 images and tests on 1,000.
     """
-    count, tested = (2_000, 1_000) if quick else (10_000, 10_000)
-    cifar = data.load_cifar10()
-    mean, deviation = jnp.asarray(CIFAR_MEAN), jnp.asarray(CIFAR_DEVIATION)
-    return Problem(
-        title=f"CIFAR-10, {count:,} images, CNN of 13,170 parameters, batch 128",
-        settings={
-            "images": count,
-            "test_images": tested,
-            "model": "CNN of 13,170 parameters: 3 and 3 filters of 3×3, 64, sigmoid, U(−0.5, 0.5)",
-            "batch_size": 128,
-        },
-        model=functools.partial(
-            models.CNN,
-            (3, 3, 3),
-            (192, 64, 10),
-            activation=nnx.sigmoid,
-            size=3,
-            paddings=(1, 1),
-            initializer=models.symmetric_uniform(0.5),
-        ),
-        train=(jnp.asarray(cifar.train_inputs[:count]), jnp.asarray(cifar.train_targets[:count])),
-        test=(jnp.asarray(cifar.test_inputs[:tested]), jnp.asarray(cifar.test_targets[:tested])),
-        batch_size=128,
-        losses=problem.cross_entropies,
-        hits=problem.accuracies,
-        prepare=lambda inputs: (inputs.astype(jnp.float32) / 255 - mean) / deviation,
+    model = functools.partial(
+        models.CNN,
+        (3, 3, 3),
+        (192, 64, 10),
+        activation=nnx.sigmoid,
+        size=3,
+        paddings=(1, 1),
+        initializer=models.symmetric_uniform(0.5),
     )
+    description = "3 and 3 filters of 3×3, 64, sigmoid, U(−0.5, 0.5)"
+    return cifar("CNN of 13,170 parameters", description, model, 128, quick)
 
 
-def _mnist(
+def mnist(
     name: str,
     description: str,
     model: Callable[..., Any],
     batch_size: int,
     quick: bool,
     images: int = 60_000,
+    **options: Any,
 ) -> Problem:
-    """Returns the task of classifying whole images."""
+    """Returns the task of classifying whole images of MNIST."""
     count, tested = (10_000, 2_000) if quick else (images, 10_000)
-    mnist = data.load_mnist()
+    loaded = data.load_mnist()
 
     def examples(inputs: np.ndarray, targets: np.ndarray) -> tuple[jax.Array, jax.Array]:
         return jnp.asarray(inputs)[..., None], jnp.asarray(targets)
@@ -189,10 +174,44 @@ def _mnist(
             "batch_size": batch_size,
         },
         model=model,
-        train=examples(mnist.train_inputs[:count], mnist.train_targets[:count]),
-        test=examples(mnist.test_inputs[:tested], mnist.test_targets[:tested]),
+        train=examples(loaded.train_inputs[:count], loaded.train_targets[:count]),
+        test=examples(loaded.test_inputs[:tested], loaded.test_targets[:tested]),
         batch_size=batch_size,
         losses=problem.cross_entropies,
         hits=problem.accuracies,
         prepare=lambda inputs: (inputs.astype(jnp.float32) / 255 - MEAN) / DEVIATION,
+        **options,
+    )
+
+
+def cifar(
+    name: str,
+    description: str,
+    model: Callable[..., Any],
+    batch_size: int,
+    quick: bool,
+    images: int = 10_000,
+    tested: int = 10_000,
+    **options: Any,
+) -> Problem:
+    """Returns the task of classifying images of CIFAR-10, normalized by channel."""
+    count, tested = (2_000, 1_000) if quick else (images, tested)
+    loaded = data.load_cifar10()
+    mean, deviation = jnp.asarray(CIFAR_MEAN), jnp.asarray(CIFAR_DEVIATION)
+    return Problem(
+        title=f"CIFAR-10, {count:,} images, {name}, batch {batch_size}",
+        settings={
+            "images": count,
+            "test_images": tested,
+            "model": f"{name}: {description}",
+            "batch_size": batch_size,
+        },
+        model=model,
+        train=(jnp.asarray(loaded.train_inputs[:count]), jnp.asarray(loaded.train_targets[:count])),
+        test=(jnp.asarray(loaded.test_inputs[:tested]), jnp.asarray(loaded.test_targets[:tested])),
+        batch_size=batch_size,
+        losses=problem.cross_entropies,
+        hits=problem.accuracies,
+        prepare=lambda inputs: (inputs.astype(jnp.float32) / 255 - mean) / deviation,
+        **options,
     )

@@ -1,18 +1,16 @@
-"""What is fitted: a curve of one variable, by a network of 22 parameters."""
+"""What is fitted: a function on a box, by a network of one hidden layer."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-HIDDEN = 7
-TRAIN_POINTS, TEST_POINTS = 400, 10_000
-INTERVAL = (-4.0, 4.0)
-
 
 class Params(NamedTuple):
-    """The network x ↦ output_kernel · σ(input_kernel x + hidden_bias) + output_bias."""
+    """The network x ↦ output_kernel · σ(x · input_kernel + hidden_bias) + output_bias."""
 
     input_kernel: jax.Array
     hidden_bias: jax.Array
@@ -21,50 +19,68 @@ class Params(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Scaled inputs and targets, one number per point."""
+    """Scaled inputs, (points, variables), and targets, (points,)."""
 
     inputs: jax.Array
     targets: jax.Array
 
 
-def curve(x: np.ndarray) -> np.ndarray:
-    """Returns the target before scaling, 1 + (x + 2x²) sin(−x²)."""
-    return 1 + (x + 2 * x**2) * np.sin(-(x**2))
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A function and the points at which it is known.
 
-
-def points(count: int) -> Points:
-    """Returns so many points at equal distances, scaled as the training points are.
-
-    Their inputs and targets are mapped linearly so that the training points fill [−1, 1].
+    Attributes:
+      function: from inputs (points, variables) to targets (points,).
+      bound: the inputs lie in [−bound, bound].
+      train_inputs: (points, variables).
+      test_inputs: likewise.
+      hidden: units of the network.
     """
-    reference = np.linspace(*INTERVAL, TRAIN_POINTS)
-    x = np.linspace(*INTERVAL, count)
-    return Points(
-        jnp.asarray(_scaled(x, reference)), jnp.asarray(_scaled(curve(x), curve(reference)))
-    )
 
+    function: Callable[[np.ndarray], np.ndarray]
+    bound: float
+    train_inputs: np.ndarray
+    test_inputs: np.ndarray
+    hidden: int
 
-def start(seed: int) -> Params:
-    """Returns fresh parameters, all from U(−0.5, 0.5).
+    @property
+    def variables(self) -> int:
+        """Numbers that the function reads."""
+        return self.train_inputs.shape[1]
 
-    NumPy draws them, so that they are the same in both floating-point types.
-    """
-    drawn = np.random.default_rng(seed).uniform(-0.5, 0.5, 3 * HIDDEN + 1)
-    first, second, third, last = np.split(drawn, [HIDDEN, 2 * HIDDEN, 3 * HIDDEN])
-    return Params(*map(jnp.asarray, (first, second, third, last[0])))
+    def train(self) -> Points:
+        """Returns the training points, scaled."""
+        return self._scaled(self.train_inputs)
+
+    def test(self) -> Points:
+        """Returns the test points, scaled as the training points are."""
+        return self._scaled(self.test_inputs)
+
+    def start(self, seed: int) -> Params:
+        """Returns fresh parameters, all from U(−0.5, 0.5).
+
+        NumPy draws them, so that they are the same in both floating-point types.
+        """
+        hidden, inputs = self.hidden, self.variables * self.hidden
+        drawn = np.random.default_rng(seed).uniform(-0.5, 0.5, inputs + 2 * hidden + 1)
+        first, second, third, last = np.split(drawn, np.cumsum([inputs, hidden, hidden]))
+        kernel = first.reshape(self.variables, hidden)
+        return Params(*map(jnp.asarray, (kernel, second, third, last[0])))
+
+    def _scaled(self, inputs: np.ndarray) -> Points:
+        """Maps inputs and targets linearly so that box and training targets fill [−1, 1]."""
+        reference, values = self.function(self.train_inputs), self.function(inputs)
+        low, high = reference.min(), reference.max()
+        targets = 2 * (values - low) / (high - low) - 1
+        return Points(jnp.asarray(inputs / self.bound), jnp.asarray(targets))
 
 
 def output(params: Params, inputs: jax.Array) -> jax.Array:
     """Returns the network's answers to scaled inputs."""
-    hidden = jax.nn.sigmoid(inputs[:, None] * params.input_kernel + params.hidden_bias)
+    hidden = jax.nn.sigmoid(inputs @ params.input_kernel + params.hidden_bias)
     return hidden @ params.output_kernel + params.output_bias
 
 
 def error(params: Params, given: Points) -> jax.Array:
     """Returns E, the mean of ½ (output − target)²."""
     return 0.5 * jnp.mean(jnp.square(output(params, given.inputs) - given.targets))
-
-
-def _scaled(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    low, high = reference.min(), reference.max()
-    return 2 * (values - low) / (high - low) - 1

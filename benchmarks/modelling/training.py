@@ -11,15 +11,15 @@ import optax
 
 import naqopt
 from benchmarks import records
-from benchmarks.modelling import task
 from benchmarks.modelling.methods import Method
+from benchmarks.modelling.task import Params, Points, Task, error
 
 CONVERGED, ALL_ITERATIONS = "converged", "all iterations"
 MARKS_PER_DECADE = 10
 
 
 class _Carry(NamedTuple):
-    params: task.Params
+    params: Params
     state: Any
     iterations: jax.Array
     gradient_norm: jax.Array
@@ -32,22 +32,24 @@ class Runner:
     time is their own. It is the processor's, which other processes do not lengthen much.
 
     Attributes:
+      task: what is fitted.
       method: the line of the table.
       tolerance: a run ends after the step whose gradient had a norm of at most this.
       max_iterations: and after so many steps at the latest.
       compile_seconds: tracing and compiling, None before the first run.
     """
 
-    def __init__(self, method: Method, tolerance: float, max_iterations: int):
+    def __init__(self, task: Task, method: Method, tolerance: float, max_iterations: int):
+        self.task = task
         self.method = method
         self.tolerance = 0.0 if method.first_order else tolerance
         self.max_iterations = max_iterations
         self.compile_seconds: float | None = None
         self._advance: Any = None
         with self._precision():
-            self._train = task.points(task.TRAIN_POINTS)
-            self._test = task.points(task.TEST_POINTS)
-        self._error = jax.jit(task.error)
+            self._train = task.train()
+            self._test = task.test()
+        self._error = jax.jit(error)
 
     def run(self, seed: int, learning_rate: float | None = None) -> dict[str, Any]:
         """Returns what is recorded of a run, plain JSON."""
@@ -58,7 +60,7 @@ class Runner:
         return jax.enable_x64(self.method.bits == 64)
 
     def _run(self, seed: int, learning_rate: jax.Array) -> dict[str, Any]:
-        params = task.start(seed)
+        params = self.task.start(seed)
         state = self.method.transformation(learning_rate).init(params)
         carry = _Carry(params, state, jnp.asarray(0), jnp.asarray(math.inf))
         self._compile(carry, learning_rate)
@@ -101,8 +103,8 @@ class Runner:
         """Goes on to an iteration, or to the end of the run."""
         tx = self.method.transformation(learning_rate)
 
-        def loss(params: task.Params) -> jax.Array:
-            return task.error(params, self._train)
+        def loss(params: Params) -> jax.Array:
+            return error(params, self._train)
 
         def goes_on(carry: _Carry) -> jax.Array:
             # False for a gradient that is not a number, too.
@@ -118,7 +120,7 @@ class Runner:
 
         return jax.lax.while_loop(goes_on, step, carry)
 
-    def _evaluate(self, carry: _Carry, given: task.Points) -> float | None:
+    def _evaluate(self, carry: _Carry, given: Points) -> float | None:
         """Returns the error at the iterate."""
         params = naqopt.eval_params(carry.state, carry.params)
         return records.rounded(self._error(params, given).item())
