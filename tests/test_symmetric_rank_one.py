@@ -91,6 +91,16 @@ def test_l_sr1_begins_with_the_norm_of_the_first_gradient():
     assert state.radius == later.radius == 0  # there has been no gradient yet
 
 
+@pytest.mark.parametrize("factory", [naqopt.lsr1, naqopt.sr1n, naqopt.mosr1])
+def test_the_first_radius_can_be_given(factory):
+    """The first step, to the boundary of a loss without curvature, has its length."""
+    tx = factory(initial_radius=0.25)
+    (start, state), (end, later) = run(tx, lambda x: 3 * x[0] + 4 * x[1], [1.0, 1.0], 1)
+    assert naqopt.diagnostics(state)["radius"] == 0.25
+    np.testing.assert_allclose(end - start, [-0.15, -0.2], rtol=1e-5)
+    assert naqopt.diagnostics(later)["radius"] == 0.5
+
+
 @EACH_METHOD
 def test_the_radius_ends_at_its_bounds_and_comes_back(tx, x64):
     """At 1e-10 it stays, at a minimum to rounding; a new loss makes it grow again."""

@@ -12,7 +12,7 @@ from benchmarks.problem import Problem
 
 
 def build_mnist(quick: bool, batch_norm: bool = False, batch_size: int = 400) -> Problem:
-    """MNIST by the L-SR1 paper's LeNet: 431,080 parameters, batches of 400.
+    """MNIST by the LeNet of the paper on L-SR1: 431,080 parameters.
 
     The paper's setting: 20 and 50 filters of 5×5 without padding and with ReLU, each followed by
     the greatest of 2×2, and 500 units of tanh; the filters' and the outputs' weights from
@@ -50,7 +50,7 @@ def build_mnist(quick: bool, batch_norm: bool = False, batch_size: int = 400) ->
 def build_cifar(
     quick: bool, batch_norm: bool = False, batch_size: int = 400, images: int = 10_000
 ) -> Problem:
-    """CIFAR-10 by the L-SR1 paper's LeNet: 145,578 parameters, batches of 400.
+    """CIFAR-10 by the LeNet of the paper on L-SR1: 145,578 parameters.
 
     The paper's setting: 32, 32 and 64 filters of 5×5 that keep the image's size, with ReLU, each
     followed by the greatest of 2×2, and 64 units of ReLU; the filters' weights from N(0, 0.01²),

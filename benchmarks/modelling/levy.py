@@ -1,4 +1,4 @@
-"""Levy's function of five variables by a network of 351 parameters: L-SR1-N, L-SR1, LNAQ, LBFGS.
+"""Levy's function of five variables: a network of 351 parameters by L-SR1-N, L-SR1, LNAQ, LBFGS.
 
 The paper's setting (Indrapriyadarsini et al., *Accelerating Symmetric Rank-1 Quasi-Newton Method
 with Nesterov's Gradient for Training Neural Networks*, Algorithms 15(1), 2022): a 5-50-1 network,
