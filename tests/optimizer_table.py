@@ -95,8 +95,8 @@ def _quasi_newton(
         lookahead=gradients == 2 and "momentum" in arguments,
         raw_statistics=(lambda state: state.pending.extrapolated) if gradients == 1 else None,
         searches=searches,
-        # Dense as limited but for the matrix; the two others lie between bfgs, naq and onaq.
-        slow=name.endswith("dense") or name in ("mnaq", "obfgs"),
+        # Dense as limited but for the matrix; the others lie between bfgs, naq, onaq and omoq.
+        slow=name.endswith("dense") or name in ("moq", "mnaq", "obfgs"),
     )
 
 

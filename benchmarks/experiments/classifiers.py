@@ -1,12 +1,12 @@
 """Feed-forward networks that classify images: online and variance-reduced methods' experiments."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from benchmarks import data, models, problem
@@ -161,27 +161,11 @@ def mnist(
     """Returns the task of classifying whole images of MNIST."""
     count, tested = (10_000, 2_000) if quick else (images, 10_000)
     loaded = data.load_mnist()
-
-    def examples(inputs: np.ndarray, targets: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        return jnp.asarray(inputs)[..., None], jnp.asarray(targets)
-
-    return Problem(
-        title=f"MNIST, {count:,} images, {name}, batch {batch_size}",
-        settings={
-            "images": count,
-            "test_images": tested,
-            "model": f"{name}: {description}",
-            "batch_size": batch_size,
-        },
-        model=model,
-        train=examples(loaded.train_inputs[:count], loaded.train_targets[:count]),
-        test=examples(loaded.test_inputs[:tested], loaded.test_targets[:tested]),
-        batch_size=batch_size,
-        losses=problem.cross_entropies,
-        hits=problem.accuracies,
-        prepare=lambda inputs: (inputs.astype(jnp.float32) / 255 - MEAN) / DEVIATION,
-        **options,
+    channel = loaded._replace(
+        train_inputs=loaded.train_inputs[..., None], test_inputs=loaded.test_inputs[..., None]
     )
+    task = _classified("MNIST", name, description, model, batch_size, channel, (count, tested))
+    return dataclasses.replace(task, prepare=_normalized(MEAN, DEVIATION), **options)
 
 
 def cifar(
@@ -195,11 +179,30 @@ def cifar(
     **options: Any,
 ) -> Problem:
     """Returns the task of classifying images of CIFAR-10, normalized by channel."""
-    count, tested = (2_000, 1_000) if quick else (images, tested)
+    sizes = (2_000, 1_000) if quick else (images, tested)
     loaded = data.load_cifar10()
-    mean, deviation = jnp.asarray(CIFAR_MEAN), jnp.asarray(CIFAR_DEVIATION)
+    task = _classified("CIFAR-10", name, description, model, batch_size, loaded, sizes)
+    prepare = _normalized(jnp.asarray(CIFAR_MEAN), jnp.asarray(CIFAR_DEVIATION))
+    return dataclasses.replace(task, prepare=prepare, **options)
+
+
+def _normalized(mean: Any, deviation: Any) -> Callable[[jax.Array], jax.Array]:
+    return lambda inputs: (inputs.astype(jnp.float32) / 255 - mean) / deviation
+
+
+def _classified(
+    source: str,
+    name: str,
+    description: str,
+    model: Callable[..., Any],
+    batch_size: int,
+    loaded: data.Dataset,
+    sizes: tuple[int, int],
+) -> Problem:
+    """Returns the task of classifying the first images, so many for training and for testing."""
+    count, tested = sizes
     return Problem(
-        title=f"CIFAR-10, {count:,} images, {name}, batch {batch_size}",
+        title=f"{source}, {count:,} images, {name}, batch {batch_size}",
         settings={
             "images": count,
             "test_images": tested,
@@ -207,11 +210,9 @@ def cifar(
             "batch_size": batch_size,
         },
         model=model,
-        train=(jnp.asarray(loaded.train_inputs[:count]), jnp.asarray(loaded.train_targets[:count])),
-        test=(jnp.asarray(loaded.test_inputs[:tested]), jnp.asarray(loaded.test_targets[:tested])),
+        train=tuple(jnp.asarray(x[:count]) for x in (loaded.train_inputs, loaded.train_targets)),
+        test=tuple(jnp.asarray(x[:tested]) for x in (loaded.test_inputs, loaded.test_targets)),
         batch_size=batch_size,
         losses=problem.cross_entropies,
         hits=problem.accuracies,
-        prepare=lambda inputs: (inputs.astype(jnp.float32) / 255 - mean) / deviation,
-        **options,
     )

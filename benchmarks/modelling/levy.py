@@ -9,9 +9,11 @@ Decided here: f(x) = π/5 {Σ (x_i − 1)² (1 + 10 sin²(πx_{i+1})) + 10 sin²
 the sum over the first four variables, on [−4, 4]⁵; 1,000 points for training and 10,000 for
 testing, drawn uniformly; inputs and targets scaled to [−1, 1]; a sigmoid hidden layer and a linear
 output, weights from U(−0.5, 0.5); E the mean of ½ (y − t)²; float64; at most 5,000 iterations, or
-to a gradient of norm 10⁻⁶; 10 runs. Adam's rate is tuned on 5 other runs. L-SR1 by trust region,
-L-SR1-N and LNAQ take two gradients an iteration, the others one, and searches take losses besides:
-the second panel goes by the processor's time.
+to a gradient of norm 10⁻⁶; 10 runs. Adam's rate is tuned on 5 other runs. L-SR1-N and LNAQ take two
+gradients an iteration, the others one (L-SR1 by trust region and `optax.lbfgs` keep the one at the
+new point), and all but Adam take losses or gradients of trial points besides: the second panel goes
+by the processor's time. The loss still falls when the runs end, and 1,000 points are few for 351
+parameters: the lowest training errors have the highest test errors.
 """
 
 from collections.abc import Mapping
@@ -29,6 +31,7 @@ from benchmarks.modelling.task import Task
 
 NAME = "levy"
 VARIABLES = 5
+TRAIN_SEED, TEST_SEED = 20_000, 20_001  # far from those that draw the networks
 
 
 def levy(inputs: np.ndarray) -> np.ndarray:
@@ -49,7 +52,7 @@ def _lsr1_by_search(**options: Any) -> optax.GradientTransformation:
 
 LIMITED = {"memory_size": 10}
 METHODS: Mapping[str, Method] = {
-    "lsr1": Method("L-SR1", naqopt.lsr1, LIMITED),
+    "lsr1": Method("L-SR1", naqopt.lsr1, LIMITED | {"store_grad": True}, reuse=True),
     "lsr1-search": Method("L-SR1, line search", _lsr1_by_search, LIMITED),
     "sr1n": Method("L-SR1-N", naqopt.sr1n, LIMITED),
     "mosr1": Method("L-MoSR1", naqopt.mosr1, LIMITED),
@@ -57,7 +60,7 @@ METHODS: Mapping[str, Method] = {
     "lnaq-schedule": Method("LNAQ, μ as L-SR1-N", _naq_by_schedule, LIMITED),
     "lmoq": Method("LMoQ, μ = 0.9", naqopt.moq, {"momentum": 0.9, **LIMITED}),
     "lbfgs": Method("LBFGS", naqopt.bfgs, LIMITED),
-    "optax-lbfgs": Method("optax.lbfgs", optax.lbfgs, LIMITED, ours=False),
+    "optax-lbfgs": Method("optax.lbfgs", optax.lbfgs, LIMITED, ours=False, reuse=True),
     "adam": Method("Adam", optax.adam, first_order=True, ours=False),
 }
 PANELS = {"by iterations": tuple(METHODS)}
@@ -67,8 +70,8 @@ STUDY = Study(
     task=Task(
         levy,
         bound=4.0,
-        train_inputs=np.random.default_rng(0).uniform(-4, 4, (1_000, VARIABLES)),
-        test_inputs=np.random.default_rng(1).uniform(-4, 4, (10_000, VARIABLES)),
+        train_inputs=np.random.default_rng(TRAIN_SEED).uniform(-4, 4, (1_000, VARIABLES)),
+        test_inputs=np.random.default_rng(TEST_SEED).uniform(-4, 4, (10_000, VARIABLES)),
         hidden=50,
     ),
     methods=METHODS,

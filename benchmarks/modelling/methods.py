@@ -38,6 +38,7 @@ class Method:
       published: the paper's figures.
       bits: of the floating-point numbers.
       ours: whether `naqopt.diagnostics` has anything to say about its state.
+      reuse: whether its state holds the value and gradient at the new params.
     """
 
     label: str
@@ -49,6 +50,7 @@ class Method:
     published: Published | None = None
     bits: int = 64
     ours: bool = True
+    reuse: bool = False
 
     @property
     def tuned(self) -> bool:

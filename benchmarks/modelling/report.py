@@ -164,7 +164,11 @@ def _errors_of(
         _line(axis, study, name, entry, by_time)
     axis.set(xscale="log", yscale="log")
     if axis.lines:
-        axis.legend(fontsize=8, frameon=False, loc="lower left")
+        axis.legend(
+            fontsize=8,
+            frameon=False,
+            loc="lower left" if study.task.variables == 1 else "upper right",
+        )
     plots.decorate(axis)
 
 

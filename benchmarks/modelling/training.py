@@ -84,8 +84,14 @@ class Runner:
             "test_error": self._evaluate(carry, self._test),
             "diagnostics": {name: records.rounded(x.item()) for name, x in diagnostics.items()},
             "curve": {"iterations": marks, "train_error": errors},
-            "params": [x.tolist() for x in naqopt.eval_params(carry.state, carry.params)],
+            **self._fit(carry),
         }
+
+    def _fit(self, carry: _Carry) -> dict[str, Any]:
+        """Returns the params where the picture draws what they fit."""
+        if self.task.variables > 1:
+            return {}
+        return {"params": [x.tolist() for x in naqopt.eval_params(carry.state, carry.params)]}
 
     def _status(self, carry: _Carry, error: float | None) -> str:
         if error is None:
@@ -111,7 +117,11 @@ class Runner:
             return (carry.iterations < mark) & (carry.gradient_norm > self.tolerance)
 
         def step(carry: _Carry) -> _Carry:
-            value, grads = jax.value_and_grad(loss)(carry.params)
+            if self.method.reuse:
+                known = optax.value_and_grad_from_state(loss)
+                value, grads = known(carry.params, state=carry.state)
+            else:
+                value, grads = jax.value_and_grad(loss)(carry.params)
             updates, state = tx.update(
                 grads, carry.state, carry.params, value=value, grad=grads, value_fn=loss
             )
