@@ -350,6 +350,11 @@ def test_pairs_that_are_refused():
         assert not stored([1.0, 0.0, 0.0], [2.0, bad, 0.0])
         assert not stored([bad, 0.0, 0.0], [2.0, 1.0, 0.0])
     assert stored([1.0, 0.0, 0.0], [-2.0, 1.0, 0.0])  # negative curvature is welcome
+    # What γI explains but for rounding would make M⁻¹ singular, and cost the other pairs.
+    memory, _ = functions.update(memory, jnp.array([1.0, 0, 0]), jnp.array([2.0, 1, 0]), yes)
+    for change, expected in ((1e-5, False), (1e-2, True)):
+        third = [0.0, 0.0, float(memory.gamma) * (1 + change)]
+        assert stored([0.0, 0.0, 1.0], third, memory=memory) == expected
 
 
 def test_a_multiple_of_the_identity_is_learnt_as_gamma():
