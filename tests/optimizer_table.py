@@ -95,8 +95,9 @@ def _quasi_newton(
         lookahead=gradients == 2 and "momentum" in arguments,
         raw_statistics=(lambda state: state.pending.extrapolated) if gradients == 1 else None,
         searches=searches,
-        # Dense as limited but for the matrix; the others lie between bfgs, naq, onaq and omoq.
-        slow=name.endswith("dense") or name in ("moq", "mnaq", "obfgs"),
+        # Dense as limited but for the matrix. bfgs has the searches, onaq the look-ahead point,
+        # omoq the pair that waits; the others lie between them.
+        slow=name.endswith("dense") or name not in ("bfgs", "onaq", "omoq"),
     )
 
 
@@ -169,6 +170,7 @@ ROWS = [
         raw_statistics=lambda state: state.memory,
         pairs_formed=_pairs_of_cycles,
         restores=True,
+        slow=True,  # asnaq without momentum
     ),
     Row(
         name="asnaq",

@@ -133,8 +133,16 @@ def start(name):
     return params, network.batches(seed), settings
 
 
-@pytest.mark.parametrize("clipped", [False, True], ids=["raw", "clipped"])
-@pytest.mark.parametrize("name", network.EVENTFUL_RUNS)
+@pytest.mark.parametrize(
+    ("name", "clipped"),
+    [pytest.param(name, False, id=f"{name}-raw") for name in network.EVENTFUL_RUNS]
+    + [
+        pytest.param(
+            name, True, id=f"{name}-clipped", marks=[] if name == "asnaq" else pytest.mark.slow
+        )
+        for name in network.EVENTFUL_RUNS
+    ],
+)
 def test_trajectory_and_single_steps_equal_the_listing(name, clipped, x64):
     params, batches, settings = start(name)
     method = network.EVENTFUL_RUNS[name][0]

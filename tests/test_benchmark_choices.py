@@ -113,7 +113,14 @@ def test_is_the_library(name, x64):
     assert trained.train_losses.shape == (2, EPOCHS + 1)
 
 
-@pytest.mark.parametrize("name", ["average", "velocity-zeroed", "no-reduction"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("average", marks=pytest.mark.slow),
+        "velocity-zeroed",
+        pytest.param("no-reduction", marks=pytest.mark.slow),
+    ],
+)
 def test_variants_differ(name):
     """In the first epoch, too, only what changes there; all of them differ in the end."""
     trained, baseline = trained_losses(name), trained_losses(BASELINE)

@@ -39,6 +39,7 @@ def small_data(monkeypatch):
 # Other sizes of the batches, or networks that are mostly compiling.
 SLOW = [name for name in EXPERIMENTS if "-batch-" in name]
 SLOW += ["mnist-lsr1", "cifar-lsr1", "cifar-lsr1-bn", "cifar-resnet20"]
+SLOW += ["mnist-cnn", "mnist-svr-cnn", "cifar-svr-cnn", "wine-32-equal", "casp-64-equal"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from reference.quasi_newton_runs import (
 )
 from reference.two_loop import dense_bfgs, two_loop
 
+pytestmark = pytest.mark.slow  # they change only with the listings
+
 
 def test_gradient_of_the_bowl_is_that_of_central_differences():
     matrix = bowl_matrix(0, 3.0, 10.0)

@@ -14,6 +14,8 @@ from reference.symmetric_rank_one_memory import hessian, inverse_hessian
 from reference.symmetric_rank_one_runs import RUNS, STEPS, clip, problem, resolve, trajectory
 from reference.trust_region import next_radius
 
+pytestmark = pytest.mark.slow  # they change only with the listings
+
 states_of = functools.cache(lambda name: trajectory(RUNS[name]))
 TRUST = [name for name, run in RUNS.items() if run.method != "lsr1_search"]
 MOMENTUM = [name for name in TRUST if RUNS[name].method != "lsr1"]
