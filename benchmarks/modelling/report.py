@@ -83,16 +83,16 @@ def table(study: Study, shown: Mapping[str, Content]) -> str:
     header += ["CPU s a run", *paper_column]
     header += ["updates skipped", "steps rejected"] if trust_region else []
     rows = []
+
+    def published(text: str) -> list[str]:
+        return [text] if compared else []
+
     for name, entry in shown.items():
         method, runs = study.methods[name], entry["runs"]
         paper, rate = method.published, entry["learning_rate"]
         train, test = (
             [1e3 * _number(run[kind]) for run in runs] for kind in ("train_error", "test_error")
         )
-
-        def published(text: str, compared: bool = compared) -> list[str]:
-            return [text] if compared else []
-
         rows.append(
             [
                 method.label,

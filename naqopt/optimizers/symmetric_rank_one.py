@@ -192,8 +192,7 @@ def sr1n(
     where the loss falls by more than 1e-6 of the predicted reduction; otherwise :math:`w` and
     :math:`v` stay, the momentum begins again and the radius shrinks. :math:`\xi` is that of
     `naqopt.naq`; it makes :math:`s^\top y` positive, so that negative curvature is learnt only
-    where :math:`B` has too much of it. The radius goes as in
-    `naqopt.lsr1`.
+    where :math:`B` has too much of it. The radius goes as in `naqopt.lsr1`.
 
     **The params are the look-ahead point** :math:`\hat w`; `naqopt.eval_params(state, params)`
     gives :math:`w`.
