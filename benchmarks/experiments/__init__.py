@@ -62,6 +62,8 @@ def _logistic(batch_size: int) -> Experiment:
 
 _LENETS = {"mnist": lenets.build_mnist, "cifar": lenets.build_cifar}
 _FIRST_ORDER_BATCHES = {"mnist": 20, "cifar": 96}
+# The paper's sizes, which it trains for 50, 50 and 200 epochs.
+_BATCHES_AND_EPOCHS = ((500, 10), (1000, 10), (10_000, 30))
 _TARGET_ERRORS = {"mnist": (0.05, 0.03, 0.02), "cifar": (0.6, 0.5, 0.45)}
 
 
@@ -75,15 +77,16 @@ def _lenet(source: str, batch_norm: bool) -> Experiment:
     return Experiment(name, build, 10, 3, 1, optimizers, batch_sizes=batches)
 
 
-def _scaled_batches(source: str, batch_size: int, **options: Any) -> Experiment:
+def _scaled_batches(source: str, batch_size: int, epochs: int) -> Experiment:
     """Returns a cell of the table of that paper on the size of the batches."""
-    options = {"batch_norm": True, "batch_size": batch_size} | options
-    build = functools.partial(_LENETS[source], **options)
+    build = functools.partial(
+        _LENETS[source], batch_norm=True, batch_size=batch_size, images=20_000
+    )
     functools.update_wrapper(build, _LENETS[source])
     return Experiment(
         f"{source}-batch-{batch_size}",
         build,
-        epochs=20,
+        epochs=epochs,
         quick_epochs=3,
         seeds=1,
         optimizers=("lsr1", "adam", "sgd"),
@@ -153,8 +156,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             optimizers=("adam", "sgd", "olbfgs", "olnaq", "olmoq-halved", "lsr1", "sr1n"),
         ),
         *(_lenet(images, batch_norm) for images in _LENETS for batch_norm in (False, True)),
-        *(_scaled_batches("mnist", batch_size) for batch_size in (500, 1000, 5000)),
-        *(_scaled_batches("cifar", size, images=5_000) for size in (500, 1000, 5000)),
+        *(_scaled_batches("mnist", *size) for size in _BATCHES_AND_EPOCHS),
+        *(_scaled_batches("cifar", *size) for size in _BATCHES_AND_EPOCHS),
         Experiment(
             "cifar-resnet20",
             lenets.build_resnet,

@@ -201,6 +201,7 @@ def _classified(
 ) -> Problem:
     """Returns the task of classifying the first images, so many for training and for testing."""
     count, tested = sizes
+    batch_size = min(batch_size, count)  # the quick form has fewer images than the largest batch
     return Problem(
         title=f"{source}, {count:,} images, {name}, batch {batch_size}",
         settings={

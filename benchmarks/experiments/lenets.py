@@ -11,7 +11,9 @@ from benchmarks.experiments import classifiers
 from benchmarks.problem import Problem
 
 
-def build_mnist(quick: bool, batch_norm: bool = False, batch_size: int = 400) -> Problem:
+def build_mnist(
+    quick: bool, batch_norm: bool = False, batch_size: int = 400, images: int = 10_000
+) -> Problem:
     """MNIST by the LeNet of the paper on L-SR1: 431,080 parameters.
 
     The paper's setting: 20 and 50 filters of 5×5 without padding and with ReLU, each followed by
@@ -42,7 +44,7 @@ def build_mnist(quick: bool, batch_norm: bool = False, batch_size: int = 400) ->
         model,
         batch_size,
         quick,
-        images=10_000,
+        images=images,
         **_options(1e-4),
     )
 
