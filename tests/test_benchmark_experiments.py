@@ -36,8 +36,9 @@ def small_data(monkeypatch):
     monkeypatch.setattr(data, "load_shakespeare", lambda: text)
 
 
-# Other sizes of the batches, or networks that are mostly compiling.
+# Other sizes of the batches, optimizers that others have, or networks that are mostly compiling.
 SLOW = [name for name in EXPERIMENTS if "-batch-" in name]
+SLOW += ["digits-variants", "mnist-mlp", "mnist-lenet", "char-lstm", "casp-16"]
 SLOW += ["mnist-lsr1", "cifar-lsr1", "cifar-lsr1-bn", "cifar-resnet20"]
 SLOW += ["mnist-cnn", "mnist-svr-cnn", "cifar-svr-cnn", "wine-32-equal", "casp-64-equal"]
 
