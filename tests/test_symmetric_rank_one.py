@@ -91,6 +91,13 @@ def test_l_sr1_begins_with_the_norm_of_the_first_gradient():
     assert state.radius == later.radius == 0  # there has been no gradient yet
 
 
+def test_the_first_step_of_mosr1_extrapolates_from_nothing():
+    """ĝ is the first gradient itself: with B = I it leads to the minimum of ½‖x‖²."""
+    tx = naqopt.mosr1(momentum=0.5, initial_radius=10.0)
+    _, (end, _) = run(tx, lambda x: jnp.sum(x**2) / 2, [3.0, 4.0], 1)
+    np.testing.assert_allclose(end, [0, 0], atol=1e-5)
+
+
 @pytest.mark.parametrize("factory", [naqopt.lsr1, naqopt.sr1n, naqopt.mosr1])
 def test_the_first_radius_can_be_given(factory):
     """The first step, to the boundary of a loss without curvature, has its length."""
