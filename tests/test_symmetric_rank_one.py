@@ -98,6 +98,21 @@ def test_the_first_step_of_mosr1_extrapolates_from_nothing():
     np.testing.assert_allclose(end, [0, 0], atol=1e-5)
 
 
+def test_the_prediction_is_that_of_the_gradient_and_not_of_the_clipped_one():
+    """The loss falls by 0.1, a twelfth of what its slope of 5 predicts, half of what 1 does."""
+
+    def loss(x):
+        return 5 * x[0] + 18.4 * x[0] ** 2
+
+    params = jnp.zeros(1)
+    tx = naqopt.lsr1(initial_radius=0.25)
+    value, grad = jax.value_and_grad(loss)(params)
+    settings = {"value": value, "grad": grad, "value_fn": loss}
+    updates, state = tx.update(grad / 5, tx.init(params), params, **settings)
+    np.testing.assert_allclose(updates, [-0.25], rtol=1e-6)
+    assert naqopt.diagnostics(state)["radius"] == 0.125
+
+
 @pytest.mark.parametrize("factory", [naqopt.lsr1, naqopt.sr1n, naqopt.mosr1])
 def test_the_first_radius_can_be_given(factory):
     """The first step, to the boundary of a loss without curvature, has its length."""
