@@ -156,8 +156,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             optimizers=("adam", "sgd", "olbfgs", "olnaq", "olmoq-halved", "lsr1", "sr1n"),
         ),
         *(_lenet(images, batch_norm) for images in _LENETS for batch_norm in (False, True)),
-        *(_scaled_batches("mnist", *size) for size in _BATCHES_AND_EPOCHS),
-        *(_scaled_batches("cifar", *size) for size in _BATCHES_AND_EPOCHS),
+        *(_scaled_batches(images, *size) for images in _LENETS for size in _BATCHES_AND_EPOCHS),
         Experiment(
             "cifar-resnet20",
             lenets.build_resnet,

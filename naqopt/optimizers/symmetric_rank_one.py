@@ -94,8 +94,8 @@ def lsr1(
     2 m copies of the params (10 by default), with a line search 2 m + 2, and one more with
     `store_grad`. Exactly at a saddle point the gradient is zero and nothing moves. On mini-batches
     the ratio is noise as much as it is the model's fault, and keeps the radius small: on its
-    paper's LeNets a tuned Nesterov momentum learns more for the same gradients. Under
-    `optax.inject_hyperparams` name all arguments static.
+    paper's LeNets a tuned Nesterov momentum learns more for the same gradients (as much on MNIST
+    at batches of 10,000). Under `optax.inject_hyperparams` name all arguments static.
     """
     memory_size = _checks.size("lsr1", "memory_size", memory_size)
     _checks.flag("lsr1", "store_grad", store_grad)
