@@ -1,7 +1,7 @@
 """The loss and gradient functions that a caller hands to `update`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +15,44 @@ _EXAMPLE = (
 )
 
 
-def arguments(
-    optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tree | None
-) -> tuple[Tree, Tree, Tree, Scalar]:
-    """Returns updates, raw gradient, params and whether the gradients are finite.
+class Given(NamedTuple):
+    """What a caller hands to `update`, checked.
 
-    Gradients that are not finite come back as zeros, so that nothing computed from them is lost
-    either. `like` is a tree of the structure and shapes that init was given.
+    Gradients that are not finite come as zeros, so that nothing computed from them is lost either.
+
+    Attributes:
+      updates: what the transformations in front have made of the gradient.
+      raw: the raw gradient at the params.
+      params: the params.
+      taken: whether both gradients are finite; if not, the step has to be skipped.
+      squared: ‖updates‖².
     """
+
+    updates: Tree
+    raw: Tree
+    params: Tree
+    taken: Scalar
+    squared: Scalar
+
+
+def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tree | None) -> Given:
+    """Returns the checked arguments; `like` is a tree of the structure that init was given."""
     params = _checks.params(optimizer, params)
-    updates, grad = jax.tree.map(jnp.asarray, (updates, grad))
     _checks.same_structure(optimizer, "params", params, like)
     _checks.same_structure(optimizer, "updates", updates, params)
     raw = raw_gradient(optimizer, updates, grad)
-    finite = is_finite(updates) & is_finite(raw)
+    leaves = zip(jax.tree.leaves(raw), jax.tree.leaves(updates), strict=True)
+    same = all(x is y for x, y in leaves)  # nothing in front has changed the gradient
+    updates = jax.tree.map(jnp.asarray, updates)
+    raw = updates if same else jax.tree.map(jnp.asarray, raw)
+    squared = _tree.squared_norm(updates)
+    taken = jnp.isfinite(squared)
+    if not same:
+        taken = taken & is_finite(raw)
     zeros = jax.tree.map(jnp.zeros_like, updates)
-    return _tree.where(finite, updates, zeros), _tree.where(finite, raw, zeros), params, finite
+    updates = _tree.where(taken, updates, zeros)
+    raw = updates if same else _tree.where(taken, raw, jax.tree.map(jnp.zeros_like, raw))
+    return Given(updates, raw, params, taken, jnp.where(taken, squared, 0))
 
 
 def loss(

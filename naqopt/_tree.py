@@ -5,10 +5,13 @@ i-th stored tree. Products contract whole leaves without flattening them, so tha
 stay where they are, and accumulate in at least float32.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -60,29 +63,121 @@ def _replicated(ndim: int, *operands: jax.Array) -> NamedSharding | None:
     return None
 
 
-def _contract(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Contracts all axes of b with the last axes of a."""
-    dtype = accumulation_dtype(a.dtype, b.dtype)
-    lead = a.ndim - b.ndim
-    axes = (tuple(range(lead, a.ndim)), tuple(range(b.ndim)))
+# Up to how many numbers a product with a leaf's history is left to what compiles fastest. On a CPU
+# a matrix-vector product takes 8 to 14 ms to compile, for every shape and place anew.
+_SMALL_HISTORY = 2**18
+# Up to how many terms a sum over the history of a larger leaf is written out.
+_MOST_TERMS = 16
+
+
+def _contract(rows: jax.Array, x: jax.Array) -> jax.Array:
+    """Contracts all axes of x with the last axes of the rows of a history."""
+    dtype = accumulation_dtype(rows.dtype, x.dtype)
+    rows, x = rows.astype(dtype), x.astype(dtype)
+    if rows.size <= _SMALL_HISTORY:
+        return jnp.sum(rows * x[None], tuple(range(1, rows.ndim)))
+    axes = (tuple(range(1, rows.ndim)), tuple(range(x.ndim)))
     return lax.dot_general(
-        a.astype(dtype),
-        b.astype(dtype),
+        rows,
+        x,
         dimension_numbers=(axes, ((), ())),
         # The default would multiply float32 numbers in bfloat16 on a TPU.
         precision=lax.Precision.HIGHEST,
-        out_sharding=_replicated(lead, a, b),
+        out_sharding=_replicated(1, rows, x),
     )
 
 
-def _total(summands: list[jax.Array], shape: tuple[int, ...] = ()) -> jax.Array:
-    """Sums what the leaves contribute; a leafless tree contributes float32 zeros."""
-    return sum(summands[1:], summands[0]) if summands else jnp.zeros(shape, jnp.float32)
+def _combine(coefficients: jax.Array, halves: jax.Array, rows: jax.Array) -> jax.Array:
+    """Returns Σ_i coefficients_i rows_i of a leaf; `halves` are the coefficients in two rows.
+
+    Written out, the sum fuses with what surrounds it and reads the history once, where a product
+    takes up to half as long again on a CPU; but it takes m times as long to compile. In a small
+    leaf it is a product with a matrix of two rows, which on a CPU is not compiled but called.
+    """
+    dtype = accumulation_dtype(rows.dtype)
+    rows, m = rows.astype(dtype), len(rows)
+    if rows.size > _SMALL_HISTORY and m <= _MOST_TERMS:
+        c = coefficients.astype(dtype)
+        return sum([c[i] * rows[i] for i in range(1, m)], c[0] * rows[0])
+    left = coefficients if rows.size > _SMALL_HISTORY else halves
+    contracted = (((left.ndim - 1,), (0,)), ((), ()))
+    product = lax.dot_general(
+        left.astype(dtype), rows, dimension_numbers=contracted, precision=lax.Precision.HIGHEST
+    )
+    return product if product.ndim < rows.ndim else product[0] + product[1]
+
+
+def together(*numbers: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns numbers (or arrays of one shape) as they are, computed once and in one place.
+
+    XLA fuses what is cheap into each instruction that waits for it. A sum over L leaves that
+    decides something has hundreds of them, so that compiled code would grow with L²; and every
+    number that the state keeps would be a kernel that computes the whole step's decisions anew. A
+    reduction of several numbers at once is fused into nothing: here each is the maximum of two
+    copies of itself. (On a CPU an optimization barrier, a loop of few rounds and a sum of a stack
+    are all simplified away.)
+    """
+
+    def least(dtype: Any) -> np.ndarray:
+        if dtype == jnp.bool:
+            return np.zeros((), dtype)
+        inexact = jnp.issubdtype(dtype, jnp.inexact)
+        return np.array(-np.inf if inexact else jnp.iinfo(dtype).min, dtype)
+
+    if len(numbers) == 1:  # a single one would be fused; a second that is not used left out
+        (number,) = numbers
+        number, is_number = together(number, number == number)
+        return (lax.select(is_number, number, jnp.full_like(number, jnp.nan)),)
+    copies = tuple(jnp.broadcast_to(x, (2, *x.shape)) for x in numbers)
+    return tuple(lax.reduce(copies, tuple(least(x.dtype) for x in copies), _max_each, (0,)))
+
+
+def _max_each(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return tuple(lax.max(a, b) for a, b in zip(x, y, strict=True))
+
+
+def _total(columns: list[list[jax.Array]]) -> tuple[jax.Array, ...]:
+    """Sums over the leaves: a list of numbers (or rows) for each leaf to one of their sums."""
+    return together(*(sum(column[1:], column[0]) for column in zip(*columns, strict=True)))
+
+
+# Up to how many numbers a leaf's sums are taken in one loop, which is then not vectorised.
+_ONE_LOOP = 2**16
+
+
+def _sums(products: list[jax.Array]) -> list[Scalar]:
+    """Sums the numbers of each of several arrays of one shape.
+
+    In small arrays all in one loop: on a CPU every sum of its own is a kernel more to compile.
+    """
+    axes = tuple(range(products[0].ndim))
+    dtypes = {x.dtype for x in products}
+    explicit = _replicated(0, *products) is not None
+    if len(products) == 1 or len(dtypes) > 1 or products[0].size > _ONE_LOOP or explicit:
+        return [jnp.sum(x, axes) for x in products]
+    zeros = tuple(np.zeros((), x.dtype) for x in products)
+    return list(lax.reduce(tuple(products), zeros, _add_each, axes))
+
+
+def _add_each(x: tuple[Scalar, ...], y: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+    return tuple(a + b for a, b in zip(x, y, strict=True))
+
+
+def dots(*pairs: tuple[Tree, Tree]) -> tuple[Scalar, ...]:
+    """Returns aᵀb over all leaves for each pair of trees a, b; float32 zeros without leaves."""
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        dtype = accumulation_dtype(a.dtype, b.dtype)
+        return a.astype(dtype) * b.astype(dtype)
+
+    products = [jax.tree.leaves(jax.tree.map(product, a, b)) for a, b in pairs]
+    sums = [_sums(list(leaf)) for leaf in zip(*products, strict=True)]
+    return _total(sums) if sums else tuple(jnp.zeros((), jnp.float32) for _ in pairs)
 
 
 def dot(a: Tree, b: Tree) -> Scalar:
     """Returns aᵀb over all leaves."""
-    return _total(jax.tree.leaves(jax.tree.map(_contract, a, b)))
+    return dots((a, b))[0]
 
 
 def squared_norm(tree: Tree) -> Scalar:
@@ -92,36 +187,16 @@ def squared_norm(tree: Tree) -> Scalar:
 
 def history_dot(history: Tree, tree: Tree) -> jax.Array:
     """Returns the vector of row_iᵀ tree, one number a row: one pass over the history."""
-    rows = [leaf.shape[0] for leaf in jax.tree.leaves(history)]
-    products = jax.tree.leaves(jax.tree.map(_contract, history, tree))
-    return _total(products, (rows[0],) if rows else (0,))
+    pairs = zip(jax.tree.leaves(history), jax.tree.leaves(tree), strict=True)
+    products = [[_contract(rows, x)] for rows, x in pairs]
+    return _total(products)[0] if products else jnp.zeros((0,), jnp.float32)
 
 
 def history_sum(coefficients: jax.Array, history: Tree) -> Tree:
-    """Returns Σ_i coefficients_i row_i.
-
-    Written out, the sum fuses with what surrounds it and reads the history once, where a product
-    `coefficients @ leaf` takes up to half as long again on a CPU.
-    """
-
-    def combine(rows: jax.Array) -> jax.Array:
-        dtype = accumulation_dtype(rows.dtype)
-        c = coefficients.astype(dtype)
-        return _total([c[i] * rows[i].astype(dtype) for i in range(rows.shape[0])])
-
-    return jax.tree.map(combine, history)
-
-
-def history_combine(coefficients: jax.Array, history: Tree) -> Tree:
-    """Returns Σ_i coefficients_i row_i as a product, for histories too long to write out."""
-
-    def combine(rows: jax.Array) -> jax.Array:
-        dtype = accumulation_dtype(rows.dtype)
-        return jnp.tensordot(
-            coefficients.astype(dtype), rows.astype(dtype), axes=1, precision=lax.Precision.HIGHEST
-        )
-
-    return jax.tree.map(combine, history)
+    """Returns Σ_i coefficients_i row_i."""
+    first = np.arange(len(coefficients)) < len(coefficients) // 2
+    halves = jnp.stack([jnp.where(first, coefficients, 0), jnp.where(first, 0, coefficients)])
+    return jax.tree.map(functools.partial(_combine, coefficients, halves), history)
 
 
 def set_row(history: Tree, index: Scalar, row: Tree, accept: Scalar) -> Tree:
@@ -132,8 +207,16 @@ def set_row(history: Tree, index: Scalar, row: Tree, accept: Scalar) -> Tree:
     """
 
     def write(rows: jax.Array, new: jax.Array) -> jax.Array:
-        slot = jnp.where(accept, index, rows.shape[0])
-        return rows.at[slot].set(cast_to(rows.dtype, new), mode="drop")
+        slot = lax.select(accept, index, jnp.full_like(index, len(rows)))
+        return lax.scatter(
+            rows,
+            slot[None],
+            cast_to(rows.dtype, new),
+            lax.ScatterDimensionNumbers(tuple(range(new.ndim)), (0,), (0,)),
+            indices_are_sorted=True,
+            unique_indices=True,
+            mode=lax.GatherScatterMode.FILL_OR_DROP,
+        )
 
     return jax.tree.map(write, history, row)
 
@@ -165,8 +248,18 @@ def shard_like(like: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def where(condition: Scalar, a: Tree, b: Tree) -> Tree:
-    """Returns a where the condition holds and b elsewhere, leaf by leaf."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+    """Returns a where the condition holds and b elsewhere, leaf by leaf, of equal dtypes."""
+    return jax.tree.map(lambda x, y: lax.select(condition, x, y), a, b)
+
+
+def cond(condition: Scalar, if_true: Callable[[], Tree], if_false: Callable[[], Tree]) -> Tree:
+    """Returns what one of two functions returns; the other is not evaluated.
+
+    `lax.cond`, but for a call outside `jax.jit`, where that would compile both at every call.
+    """
+    if isinstance(condition, jax.core.Tracer):
+        return lax.cond(condition, if_true, if_false)
+    return if_true() if condition else if_false()
 
 
 def scale(c: Scalar, tree: Tree) -> Tree:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from naqopt import _checks, _closures, _tree
+from naqopt import _checks, _closures
 from naqopt._tree import Scalar, Tree
 
 
@@ -78,15 +78,14 @@ def record(info: Info, taken: Scalar, events: Mapping[str, Scalar], **scalars: S
         counter = getattr(info, name)
         return jnp.where(event, optax.safe_increment(counter), counter)
 
-    recorded = info._replace(
-        **{name: add(name, event) for name, event in events.items()},
+    return info._replace(
+        **{name: add(name, taken & event) for name, event in events.items()},
+        steps_skipped=add("steps_skipped", ~taken),
         **{
-            name: jnp.where(jnp.isfinite(new), new, getattr(info, name))
+            name: jnp.where(taken & jnp.isfinite(new), new, getattr(info, name))
             for name, new in scalars.items()
         },
     )
-    skipped = info._replace(steps_skipped=add("steps_skipped", ~taken))
-    return _tree.where(taken, recorded, skipped)
 
 
 def _is_state(node: Any) -> bool:

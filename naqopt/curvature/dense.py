@@ -51,7 +51,7 @@ def init(optimizer: str, params: Tree) -> Dense:
 
 def multiply(dense: Dense, vector: Tree) -> Tree:
     """Returns H times a vector; H is symmetric, so that its rows serve as columns."""
-    return _tree.history_combine(_tree.ravel(vector), dense.matrix)
+    return _tree.history_sum(_tree.ravel(vector), dense.matrix)
 
 
 def _identity(matrix: Tree) -> Tree:

@@ -87,7 +87,7 @@ def product(fisher: Fisher, s: Tree, block_size: int | None = None) -> Tree:
         fresh = take(slots) >= block * block_size
         f = jax.tree.map(take, fisher.gradients)
         c = _tree.history_dot(f, s) * jnp.where(fresh, take(weights), 0)  # F s / |F|
-        return _tree.add(_tree.history_combine(c, f), total), None  # + Fᵀ c
+        return _tree.add(_tree.history_sum(c, f), total), None  # + Fᵀ c
 
     blocks = jnp.arange(-(-length // block_size), dtype=jnp.int32)
     total, _ = lax.scan(add_block, _tree.zeros(s), blocks)  # in the dtypes of zeros(s)

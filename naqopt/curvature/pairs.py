@@ -101,12 +101,8 @@ def products(pairs: Pairs, s: Tree, y: Tree) -> Products:
     """Returns the products of a new pair, as rounded to the ring's dtype: one pass over S."""
     s, y = _tree.cast_as(pairs.s, s), _tree.cast_as(pairs.y, y)
     dtype = pairs.products.dtype
-    return Products(
-        _tree.history_dot(pairs.s, y).astype(dtype),
-        _tree.dot(s, y).astype(dtype),
-        _tree.squared_norm(y).astype(dtype),
-        _tree.squared_norm(s).astype(dtype),
-    )
+    sy, yy, ss = (x.astype(dtype) for x in _tree.dots((s, y), (y, y), (s, s)))
+    return Products(_tree.history_dot(pairs.s, y).astype(dtype), sy, yy, ss)
 
 
 def no_products(pairs: Pairs) -> Products:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
@@ -109,21 +108,24 @@ class VarianceReducedState(NamedTuple):
 
 def _direction(
     method: Method, state: VarianceReducedState, control: Tree, warming: Scalar
-) -> tuple[Tree, Scalar, Scalar]:
-    """Returns α d with d = −H G, in SVR-NAQ normalised after the first epoch; ‖H G‖ and α."""
-    norm = jnp.sqrt(_tree.squared_norm(control))
+) -> tuple[Tree, Scalar, Scalar, Scalar]:
+    """Returns α d with d = −H G, in SVR-NAQ normalised after the first epoch; its length.
+
+    ‖H G‖ and α as well.
+    """
+    norm_g = norm = jnp.sqrt(_tree.squared_norm(control))
     product = control
     if method.curvature is not None:
         product = method.curvature.precondition(state.curvature, control, jnp.ones_like(norm))
         product = _tree.cast_as(control, product)
         norm = jnp.sqrt(_tree.squared_norm(product)).astype(norm.dtype)
-    direction = descent(product, norm, control, normalize=False)
     rate = schedules.evaluate("learning_rate", method.learning_rate, state.count, norm.dtype)
+    normalize: Any = False
     if method.momentum is not None:
-        unit = descent(product, norm, control, normalize=True)
-        direction = _tree.where(warming, direction, unit)
+        normalize = ~warming
         rate = jnp.where(warming, jnp.asarray(method.warmup_learning_rate, rate.dtype), rate)
-    return _tree.scale(rate, direction), norm, rate
+    step, length = descent(product, norm, control, norm_g, rate, normalize)
+    return step, length, norm, rate
 
 
 def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
@@ -160,8 +162,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             _checks.same_structure(name, "updates", updates, state.snapshot_params)
             return updates, state
         like = state.snapshot_params
-        g, _, params, taken = _closures.arguments(name, like, updates, params, grad)
-        g = _tree.cast_as(like, g)
+        given = _closures.arguments(name, like, updates, params, grad)
+        g, params, taken = _tree.cast_as(like, given.updates), given.params, given.taken
         loss: Any = None
         if grad_fn is None:
             loss = _closures.loss(name, "value_fn", value_fn)
@@ -174,9 +176,10 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             at_snapshot = _tree.cast_as(like, at_snapshot)
             return jax.tree.map(lambda a, b, c: a - b + c, g, at_snapshot, state.full_grad)
 
-        control = lax.cond(begun, control_variate, lambda: g)
-        step, norm, rate = _direction(method, state, control, warming)
-        refused = taken & ~(_closures.is_finite(control) & _closures.is_finite(step))
+        control = _tree.cond(begun, control_variate, lambda: g)
+        step, length, norm, rate = _direction(method, state, control, warming)
+        refused = taken & ~(_closures.is_finite(control) & jnp.isfinite(length))
+        taken, refused = _tree.together(taken, refused)
 
         # A refused step leads back to w and stops there, and the pairs go.
         zeros = _tree.zeros(params)

@@ -98,10 +98,10 @@ def observe(settings: Settings, memory: Memory, g: Tree, accept: Scalar) -> Memo
     decay = settings.accumulator_decay
 
     def add(total: jax.Array, x: jax.Array) -> jax.Array:
-        square = jnp.square(x.astype(total.dtype))
-        new = total + square if decay is None else decay * total + (1 - decay) * square
-        new = jnp.minimum(new, jnp.finfo(total.dtype).max).astype(total.dtype)
-        return jnp.where(accept, new, total)
+        x = x.astype(total.dtype)
+        new = total + x * x if decay is None else decay * total + (1 - decay) * (x * x)
+        new = lax.min(new, jnp.full_like(new, jnp.finfo(total.dtype).max)).astype(total.dtype)
+        return lax.select(accept, new, total)
 
     return memory._replace(
         accumulator=jax.tree.map(add, memory.accumulator, g),
@@ -167,12 +167,12 @@ def end_cycle(
     def loss_at(point: Tree) -> jax.Array:
         return loss(_tree.cast_as(params, point))
 
-    worse = compare & lax.cond(
+    worse = compare & _tree.cond(
         compare,
         lambda: _worse(loss_at, mean, anchor, settings.max_increase),  # line 14
         lambda: jnp.zeros((), bool),
     )
-    passed = compare & ~worse
+    ending, worse, passed = _tree.together(ending, worse, compare & ~worse)
 
     s = _tree.subtract(mean, anchor)  # line 20
 
@@ -180,16 +180,17 @@ def end_cycle(
         y = fisher_ring.product(memory.fisher, s)  # line 21
         return y, pair_ring.products(memory.pairs, s, y)
 
-    y, new = lax.cond(
+    y, new = _tree.cond(
         passed, fisher_product, lambda: (_tree.zeros(s), pair_ring.no_products(memory.pairs))
     )
     stored = passed & pair_ring.is_usable(new) & (new.sy > settings.eps * new.yy)  # line 23
+    stored, anchored = _tree.together(stored, ending & ~worse)
     pairs = pair_ring.store(memory.pairs, s, y, new, stored)  # line 24
     memory = memory._replace(
         pairs=pair_ring.clear(pairs, worse),  # line 15
         fisher=fisher_ring.clear(memory.fisher, worse),  # line 15
     )
-    return memory, Verdict(ending & ~worse, passed, worse, stored)
+    return memory, Verdict(anchored, passed, worse, stored)
 
 
 def events(refused: Scalar, verdict: Verdict) -> dict[str, Scalar]:

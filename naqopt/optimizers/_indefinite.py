@@ -184,7 +184,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         if _tree.is_empty(like):
             _checks.same_structure(name, "updates", updates, like)
             return updates, state
-        g, raw, params, taken = _closures.arguments(name, like, updates, params, grad)
+        given = _closures.arguments(name, like, updates, params, grad)
+        g, raw, params, taken = given.updates, given.raw, given.params, given.taken
         loss = _closures.loss(name, "value_fn", value_fn)
         point = _tree.widen(params)
         g, raw = _tree.cast_as(point, g), _tree.cast_as(point, raw)

@@ -196,7 +196,8 @@ def adaqn(
             loss = _closures.loss("adaqn", "value_fn", value_fn)
         else:
             loss = _closures.loss("adaqn", "monitor_fn", monitor_fn)
-        g, raw, params, taken = _closures.arguments("adaqn", state.anchor, updates, params, grad)
+        given = _closures.arguments("adaqn", state.anchor, updates, params, grad)
+        g, raw, params, taken = given.updates, given.raw, given.params, given.taken
         count = optax.safe_increment(state.count)
 
         # F and G hold this step's gradient before H0 is used.
@@ -205,9 +206,9 @@ def adaqn(
         alpha = schedules.evaluate("learning_rate", learning_rate, state.count, norm.dtype)
 
         # w⁺ = w − α H g; with a direction that is not finite the iterate stays and the pairs go.
-        refused = taken & ~jnp.isfinite(alpha * norm)
+        taken, refused, factor = _tree.together(taken, taken & ~jnp.isfinite(alpha * norm), -alpha)
         memory = _cycle.forget_pairs(memory, refused)
-        step = _tree.where(refused, _tree.zeros(product), _tree.scale(-alpha, product))
+        step = _tree.where(refused, _tree.zeros(product), _tree.scale(factor, product))
 
         # w_s += w⁺ and, at a cycle's end, w_n = w_s/L
         iterate_sum = jax.tree.map(jnp.add, state.iterate_sum, _tree.add(params, step))
@@ -398,28 +399,27 @@ def asnaq(
             _checks.same_structure("asnaq", "updates", updates, state.anchor)
             return updates, state
         loss = _closures.loss("asnaq", "value_fn", value_fn)
-        g, raw, params, taken = _closures.arguments("asnaq", state.anchor, updates, params, grad)
+        given = _closures.arguments("asnaq", state.anchor, updates, params, grad)
+        g, raw, params, taken = given.updates, given.raw, given.params, given.taken
         count = optax.safe_increment(state.count)
         mu = state.momentum
         dtype = mu.dtype
 
         # lines 2 to 4: the caller's gradient is the one at w + μ v
         product, norm = _cycle.precondition(settings, state.memory, g)
-        direction = descent(product, norm, g)
-        alpha = (
-            schedules.evaluate("learning_rate", learning_rate, state.count, dtype)
-            * state.step_scale
-        )
+        alpha = schedules.evaluate("learning_rate", learning_rate, state.count, dtype)
+        alpha = alpha * state.step_scale
 
         # lines 5 and 6: w⁺ = (w + μ v) + α d, so that w itself is not needed
-        step = _tree.scale(alpha, direction)
+        step, length = descent(product, norm, g, jnp.sqrt(given.squared), alpha)
         # line 7
         if single_gradient:
-            g_next, refused = raw, taken & ~jnp.isfinite(alpha)
+            g_next, refused = raw, taken & ~jnp.isfinite(length)
         else:
             trial = _tree.cast_as(params, _tree.add(params, step))
             g_next = _closures.gradient("asnaq", loss, grad_fn, trial)
-            refused = taken & ~(_closures.is_finite(g_next) & jnp.isfinite(alpha))
+            refused = taken & ~(_closures.is_finite(g_next) & jnp.isfinite(length))
+        taken, refused = _tree.together(taken, refused)
         memory = _cycle.observe(settings, state.memory, g_next, taken & ~refused)
 
         # A refused step leads back to w and stops there, and the pairs go.

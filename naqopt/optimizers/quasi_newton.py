@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
@@ -65,6 +64,16 @@ class Method(NamedTuple):
     scale_first: bool
     plain_first_scale: bool = False
     store_grad: bool = False
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the params are the look-ahead point."""
+        return self.momentum is not None and self.two_gradients
+
+    @property
+    def behind(self) -> bool:
+        """Whether the gradient at the look-ahead point is extrapolated from those behind it."""
+        return self.momentum is not None and not self.two_gradients
 
 
 class Pending(NamedTuple):
@@ -188,20 +197,22 @@ def settle(
     # Not masked but conditional, as the direction reads what is stored here: XLA would fuse a
     # masked store into each of its readers, every time into a copy of the rings.
     formed = taken & pending.waits
-    settled, stored = lax.cond(formed, form, lambda: (curvature, jnp.zeros((), bool)))
+    settled, stored = _tree.cond(formed, form, lambda: (curvature, jnp.zeros((), bool)))
     return settled, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
 
 
-def _direction(method: Method, curvature: Any, g: Tree, count: Scalar) -> tuple[Tree, ...]:
-    """Returns d = −H ĝ, normalised or not, times the learning rate; ‖H ĝ‖ and the rate."""
-    length = jnp.sqrt(_tree.squared_norm(g))
-    first_scale = 1 / jnp.maximum(length, 1) if method.scale_first else jnp.ones_like(length)
+def _direction(
+    method: Method, curvature: Any, g: Tree, squared_g: Scalar, count: Scalar
+) -> tuple[Tree, Scalar, Scalar, Scalar]:
+    """Returns d = −H ĝ, normalised or not, times the rate; its length; ‖H ĝ‖ and the rate."""
+    norm_g = jnp.sqrt(squared_g)
+    first_scale = 1 / jnp.maximum(norm_g, 1) if method.scale_first else jnp.ones_like(norm_g)
     product = _tree.cast_as(g, method.curvature.precondition(curvature, g, first_scale))
-    norm = jnp.sqrt(_tree.squared_norm(product)).astype(length.dtype)
-    direction = descent(product, norm, g, method.normalize)
+    norm = jnp.sqrt(_tree.squared_norm(product)).astype(norm_g.dtype)
     rate = 1.0 if method.learning_rate is None else method.learning_rate
-    rate = schedules.evaluate("learning_rate", rate, count, length.dtype)
-    return _tree.scale(rate, direction), norm, rate
+    rate = schedules.evaluate("learning_rate", rate, count, norm.dtype)
+    direction, length = descent(product, norm, g, norm_g, rate, method.normalize)
+    return direction, length, norm, rate
 
 
 def _pair(
@@ -224,8 +235,6 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
     """Returns the method as an Optax transformation."""
     name = method.optimizer
     has_momentum = method.momentum is not None
-    ahead = has_momentum and method.two_gradients
-    behind = has_momentum and not method.two_gradients
 
     def init(params: optax.Params) -> QuasiNewtonState:
         params = _checks.params(name, params)
@@ -233,7 +242,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         mu = _momentum(method, jnp.zeros((), jnp.int32), dtype)
         return QuasiNewtonState(
             count=jnp.zeros((), jnp.int32),
-            momentum=jnp.array(mu) if ahead else None,
+            momentum=jnp.array(mu) if method.ahead else None,
             velocity=_tree.zeros(params) if has_momentum else None,
             curvature=method.curvature.init(params),
             pending=None if method.two_gradients else init_pending(params, has_momentum),
@@ -258,107 +267,122 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         if _tree.is_empty(like):
             _checks.same_structure(name, "updates", updates, like)
             return updates, state
-        g, raw, params, taken = _closures.arguments(name, like, updates, params, grad)
+        given = _closures.arguments(name, like, updates, params, grad)
         loss = _loss(method, value_fn, grad_fn)
-        point = _tree.widen(params)
-        g, raw = _tree.cast_as(point, g), _tree.cast_as(point, raw)
-        dtype, count = state.info.step_size.dtype, optax.safe_increment(state.count)
 
-        curvature = state.curvature
-        events: dict[str, Scalar] = {}
-        if state.pending is not None:
-            update_pair, difference = method.curvature.update, method.difference
-            curvature, events = settle(
-                update_pair, difference, curvature, state.pending, raw, taken
-            )
-
-        # ŵ and ĝ: `g` makes the direction, `extrapolated` of raw gradients the pair.
-        extrapolated = raw
-        lookahead = state.lookahead() if ahead else None
-        if behind:
-            assert state.pending is not None
-            mu = _momentum(method, state.count, dtype)
-            lookahead = _tree.scale(mu, state.velocity)
-            point = _tree.add(point, lookahead)
-            previous = _tree.where(state.count > 0, state.pending.previous, raw)
-            change = _tree.scale(mu, _tree.subtract(raw, previous))
-            g, extrapolated = _tree.add(g, change), _tree.add(raw, change)
-        direction, norm, rate = _direction(method, curvature, g, state.count)
-
-        def loss_at(wide_point: Tree) -> jax.Array:
-            return loss(_tree.cast_as(params, wide_point))
-
-        def loss_at_point() -> jax.Array:
-            return loss_at(point) if behind or value is None else _checks.scalar(name, value)
-
-        line = Line(loss_at, point, direction, loss_at_point, extrapolated)
-        choice, number = method.step_length.choose(state.step_length, line)
-        step = _tree.scale(choice.alpha, direction)
-        refused = ~_closures.is_finite(step) | (choice.failed & (choice.alpha == 0))
-
-        # v⁺ = μ v + α d;  w⁺ = w + v⁺ = ŵ + α d;  s = w⁺ − ŵ
-        velocity = step if lookahead is None else _tree.add(lookahead, step)
-        arrival = optax.apply_updates(params, _tree.cast_as(params, step if ahead else velocity))
-        s = _tree.subtract(_tree.widen(arrival), point)
-
-        if method.two_gradients:
-            g_next = choice.gradient
-            if g_next is None or grad_fn is not None:
-                g_next = _closures.gradient(name, loss, grad_fn, arrival)
-            refused = refused | ~_closures.is_finite(g_next)
-            ends = extrapolated, _tree.cast_as(point, g_next)
-            curvature, number, events = _pair(method, curvature, number, ends, s, taken & ~refused)
-
-        # A refused step leads back to w and stops there, and the pairs go.
-        refused = taken & refused
-        curvature = method.curvature.clear(curvature, refused)
-        zeros = _tree.zeros(params)
-        velocity = _tree.where(refused, zeros, velocity)
-        next_momentum = _momentum(method, count, dtype)
-        if ahead:
-            # to the next look-ahead point: w⁺ + μ⁺ v⁺ − ŵ
-            back = jax.tree.map(jnp.negative, lookahead)
-            move = _tree.where(refused, back, step)
-            move = _tree.add(move, _tree.scale(next_momentum, velocity))
-        else:
-            move = velocity
-
-        pending = state.pending
-        if pending is not None:
-            moved = taken & ~refused
-            pending = Pending(
-                waits=jnp.where(taken, moved, pending.waits),
-                s=_tree.where(moved, s, pending.s),
-                extrapolated=_tree.where(moved, extrapolated, pending.extrapolated),
-                previous=_tree.where(taken, raw, pending.previous) if behind else None,
-            )
-        stored = state.stored
-        if stored is not None:
-            there = _value_and_grad(choice, loss, grad_fn, arrival)
-            here = Stored(loss_at_point(), raw)
-            stored = _update_stored(stored, taken, refused, here, there)
-        info = record(
-            state.info,
-            taken,
-            {**events, "steps_refused": refused, "searches_failed": choice.failed},
-            search_trials=choice.trials,
-            step_size=choice.alpha * rate,
-            momentum=next_momentum,
-            direction_norm=norm,
-        )
-        new_state = QuasiNewtonState(
-            count=jnp.where(taken, count, state.count),
-            momentum=_tree.where(taken, next_momentum, state.momentum) if ahead else None,
-            velocity=_tree.where(taken, velocity, state.velocity) if has_momentum else None,
-            curvature=curvature,
-            pending=pending,
-            step_length=_tree.where(taken, number, state.step_length),
-            stored=stored,
-            info=info,
-        )
-        return _tree.cast_as(params, _tree.where(taken, move, zeros)), new_state
+        return _step(method, state, given, loss, value, grad_fn)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _step(
+    method: Method,
+    state: QuasiNewtonState,
+    given: _closures.Given,
+    loss: Callable[[Tree], jax.Array],
+    value: Any,
+    grad_fn: Any,
+) -> tuple[optax.Updates, QuasiNewtonState]:
+    """Takes one step, or skips it; see `_closures.Given`."""
+    name, params, taken, squared_g = method.optimizer, given.params, given.taken, given.squared
+    ahead, behind = method.ahead, method.behind
+    point = _tree.widen(params)
+    g, raw = _tree.cast_as(point, given.updates), _tree.cast_as(point, given.raw)
+    dtype, count = state.info.step_size.dtype, optax.safe_increment(state.count)
+
+    curvature = state.curvature
+    events: dict[str, Scalar] = {}
+    if state.pending is not None:
+        update_pair, difference = method.curvature.update, method.difference
+        curvature, events = settle(update_pair, difference, curvature, state.pending, raw, taken)
+
+    # ŵ and ĝ: `g` makes the direction, `extrapolated` of raw gradients the pair.
+    extrapolated = raw
+    lookahead = state.lookahead() if ahead else None
+    if behind:
+        assert state.pending is not None
+        mu = _momentum(method, state.count, dtype)
+        lookahead = _tree.scale(mu, state.velocity)
+        point = _tree.add(point, lookahead)
+        previous = _tree.where(state.count > 0, state.pending.previous, raw)
+        change = _tree.scale(mu, _tree.subtract(raw, previous))
+        g, extrapolated = _tree.add(g, change), _tree.add(raw, change)
+        squared_g = _tree.squared_norm(g)
+    direction, length, norm, rate = _direction(method, curvature, g, squared_g, state.count)
+
+    def loss_at(wide_point: Tree) -> jax.Array:
+        return loss(_tree.cast_as(params, wide_point))
+
+    def loss_at_point() -> jax.Array:
+        return loss_at(point) if behind or value is None else _checks.scalar(name, value)
+
+    line = Line(loss_at, point, direction, loss_at_point, extrapolated)
+    choice, number = method.step_length.choose(state.step_length, line)
+    step, step_size, refused = direction, rate, ~jnp.isfinite(length)
+    if choice.alpha is not None:
+        finite = jnp.isfinite(choice.alpha * length)
+        refused = ~finite | (choice.failed & (choice.alpha == 0))
+        step_size = choice.alpha * rate
+        step = _tree.scale(jnp.where(finite, choice.alpha, 0), direction)
+
+    # v⁺ = μ v + α d;  w⁺ = w + v⁺ = ŵ + α d;  s = w⁺ − ŵ
+    velocity = step if lookahead is None else _tree.add(lookahead, step)
+    arrival = optax.apply_updates(params, _tree.cast_as(params, step if ahead else velocity))
+    s = _tree.subtract(_tree.widen(arrival), point)
+
+    if method.two_gradients:
+        g_next = choice.gradient
+        if g_next is None or grad_fn is not None:
+            g_next = _closures.gradient(name, loss, grad_fn, arrival)
+        refused = refused | ~_closures.is_finite(g_next)
+        ends = extrapolated, _tree.cast_as(point, g_next)
+        curvature, number, events = _pair(method, curvature, number, ends, s, taken & ~refused)
+
+    # A refused step leads back to w and stops there, and the pairs go.
+    refused = taken & refused
+    curvature = method.curvature.clear(curvature, refused)
+    zeros = _tree.zeros(params)
+    if method.momentum is not None:
+        velocity = _tree.where(refused, zeros, velocity)
+    next_momentum = _momentum(method, count, dtype)
+    if ahead:
+        # to the next look-ahead point: w⁺ + μ⁺ v⁺ − ŵ
+        back = jax.tree.map(jnp.negative, lookahead)
+        move = _tree.where(refused, back, step)
+        move = _tree.add(move, _tree.scale(next_momentum, velocity))
+    else:
+        move = velocity if method.momentum is not None else _tree.where(refused, zeros, step)
+
+    pending = state.pending
+    if pending is not None:
+        # Of a refused step no pair waits, whatever stands in its place.
+        new = Pending(~refused, s, extrapolated, raw if behind else None)
+        pending = _tree.where(taken, new, pending)
+    stored = state.stored
+    if stored is not None:
+        there = _value_and_grad(choice, loss, grad_fn, arrival)
+        here = Stored(loss_at_point(), raw)
+        stored = _update_stored(stored, taken, refused, here, there)
+    info = record(
+        state.info,
+        taken,
+        {**events, "steps_refused": refused, "searches_failed": choice.failed},
+        search_trials=choice.trials,
+        step_size=step_size,
+        momentum=next_momentum,
+        direction_norm=norm,
+    )
+    new_state = QuasiNewtonState(
+        count=jnp.where(taken, count, state.count),
+        momentum=_tree.where(taken, next_momentum, state.momentum) if ahead else None,
+        velocity=None if lookahead is None else _tree.where(taken, velocity, state.velocity),
+        curvature=curvature,
+        pending=pending,
+        step_length=_tree.where(taken, number, state.step_length),
+        stored=stored,
+        info=info,
+    )
+    return _tree.cast_as(params, _tree.where(taken, move, zeros)), new_state
 
 
 def init_pending(params: Tree, has_momentum: bool) -> Pending:

@@ -2,27 +2,42 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
 
 
-def descent(product: Tree, norm: Scalar, g: Tree, normalize: bool = True) -> Tree:
-    """Returns d = −H g, divided by ‖H g‖ if asked for; −g/‖g‖ where H g is not finite.
+def descent(
+    product: Tree,
+    norm: Scalar,
+    g: Tree,
+    norm_g: Scalar,
+    rate: Scalar,
+    normalize: bool | Scalar = True,
+) -> tuple[Tree, Scalar]:
+    """Returns α d and its length; d = −H g, divided by ‖H g‖ if asked for.
+
+    Where H g is not finite, d = −g/‖g‖.
 
     Args:
       product: H g, in at least float32.
       norm: ‖H g‖.
       g: the gradient, finite; a zero gradient has a zero direction.
+      norm_g: ‖g‖.
+      rate: α; where it is not finite, or ‖α d‖ is not, the result is zero.
       normalize: whether d has length 1.
 
     Returns:
-      d, in the dtypes of `product`.
+      α d, in the dtypes of `product`, and ‖α d‖, which may not be finite.
     """
     usable = jnp.isfinite(norm)
-    length = norm if normalize else jnp.ones_like(norm)
-    length = jnp.where(usable, length, jnp.sqrt(_tree.squared_norm(g)).astype(norm.dtype))
-    inverse = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
-    return jax.tree.map(
-        lambda h, x: -inverse.astype(h.dtype) * jnp.where(usable, h, x.astype(h.dtype)), product, g
+    divisor = jnp.where(usable, jnp.where(normalize, norm, 1), norm_g.astype(norm.dtype))
+    inverse = jnp.where(divisor > 0, 1 / jnp.where(divisor > 0, divisor, 1), 0)
+    length = rate * jnp.where(usable, norm * inverse, 1)
+    factor = jnp.where(jnp.isfinite(length), -rate * inverse, 0)
+    usable, length, factor = _tree.together(usable, length, factor)
+    scaled = jax.tree.map(
+        lambda h, x: factor.astype(h.dtype) * lax.select(usable, h, x.astype(h.dtype)), product, g
     )
+    return scaled, length

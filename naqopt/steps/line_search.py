@@ -38,14 +38,14 @@ class Choice(NamedTuple):
     """The step length found.
 
     Attributes:
-      alpha: α; 0 with `failed` where every trial failed, which refuses the step.
+      alpha: α; 0 with `failed` where every trial failed, which refuses the step; None for 1.
       trials: how many points the loss was evaluated at.
       failed: whether the search ended without sufficient decrease.
       loss: E(ŵ + α d) where the search knows it.
       gradient: ∇E(ŵ + α d), raw, where the search has computed it.
     """
 
-    alpha: Scalar
+    alpha: Scalar | None
     trials: Scalar
     failed: Scalar
     loss: Scalar | None = None
@@ -72,8 +72,7 @@ def fixed() -> StepLength:
     """Returns the step length α = 1: the learning rate alone, with which d is scaled, decides."""
 
     def choose(number: None, line: Line) -> tuple[Choice, None]:
-        one = jnp.ones((), _tree.scalar_dtype(line.direction))
-        return Choice(one, jnp.zeros((), jnp.int32), jnp.zeros((), bool)), number
+        return Choice(None, jnp.zeros((), jnp.int32), jnp.zeros((), bool)), number
 
     return StepLength(lambda dtype: None, choose, needs_loss=False)
 
