@@ -1,6 +1,7 @@
 """Nesterov- and momentum-accelerated quasi-Newton training as Optax gradient transformations."""
 
 from naqopt.batches import full_gradient
+from naqopt.flatten import flatten
 from naqopt.optimizers.adaptive import adaqn, asnaq
 from naqopt.optimizers.full_batch import bfgs, mnaq, moq, naq
 from naqopt.optimizers.online import obfgs, omoq, onaq
@@ -17,6 +18,7 @@ __all__ = [
     "bfgs",
     "diagnostics",
     "eval_params",
+    "flatten",
     "full_gradient",
     "lsr1",
     "mnaq",

@@ -9,6 +9,7 @@ import optax
 
 from naqopt import _checks, _closures
 from naqopt._tree import Scalar, Tree
+from naqopt.flatten import FlattenState, from_vectors, shapes, to_vectors
 
 
 class Info(NamedTuple):
@@ -92,13 +93,35 @@ def _is_state(node: Any) -> bool:
     return isinstance(getattr(node, "info", None), Info)
 
 
-def _find(tree: Any) -> list[tuple[str, Any]]:
-    """Returns the states of this library in a tree, with their paths."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), node)
-        for path, node in jax.tree.leaves_with_path(tree, is_leaf=_is_state)
-        if _is_state(node)
-    ]
+class _Found(NamedTuple):
+    """A state of this library and where it was found.
+
+    Attributes:
+      path: its place in the tree, for people.
+      layouts: those of the `naqopt.flatten` around it, the outermost first.
+      state: the state.
+    """
+
+    path: str
+    layouts: tuple[Tree, ...]
+    state: Any
+
+
+def _is_found(node: Any) -> bool:
+    return _is_state(node) or isinstance(node, FlattenState)
+
+
+def _find(tree: Any, path: str = "", layouts: tuple[Tree, ...] = ()) -> list[_Found]:
+    """Returns the states of this library in a tree."""
+    found = []
+    for keys, node in jax.tree.leaves_with_path(tree, is_leaf=_is_found):
+        here = path + jax.tree_util.keystr(keys, simple=True, separator="/")
+        if _is_state(node):
+            found.append(_Found(here, layouts, node))
+        elif isinstance(node, FlattenState):
+            inner = f"{here}/inner_state/" if here else "inner_state/"
+            found += _find(node.inner_state, inner, (*layouts, node.layout))
+    return found
 
 
 def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
@@ -113,9 +136,10 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     as they are, so one evaluation loop serves every optimizer.
 
     Args:
-      state: the optimizer's state; states of this library are found by type inside `optax.chain`,
-        `masked`, `partition`, `inject_hyperparams`, `apply_if_finite` and `MultiSteps`. Of a
-        `flax.nnx.Optimizer` pass `nnx.as_pure(optimizer.opt_state)`.
+      state: the optimizer's state; states of this library are found by type inside
+        `naqopt.flatten`, `optax.chain`, `masked`, `partition`, `inject_hyperparams`,
+        `apply_if_finite` and `MultiSteps`. Of a `flax.nnx.Optimizer` pass
+        `nnx.as_pure(optimizer.opt_state)`.
       params: the params that belong to this state, that is, after `optax.apply_updates`.
 
     Returns:
@@ -137,12 +161,12 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
 
     Costs one pass over the params; nothing is stored.
     """
-    found = [node for _, node in _find(state)]
+    found = _find(state)
     if not found and _find(params):
         raise ValueError(
             "naqopt.eval_params: the arguments are swapped; call eval_params(state, params)."
         )
-    for node in found:
+    for _, layouts, node in found:
         # A method whose params are a look-ahead point keeps the momentum that it was made with.
         if getattr(node, "momentum", None) is not None:
             if node.momentum.ndim:
@@ -150,7 +174,10 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
                     "naqopt.eval_params: the state is that of several runs under vmap; call "
                     "jax.vmap(naqopt.eval_params)(state, params)."
                 )
-            params = _subtract(params, node.lookahead())
+            lookahead = node.lookahead()
+            for layout in reversed(layouts):
+                lookahead = from_vectors(layout, lookahead)
+            params = _subtract(params, lookahead)
     return params
 
 
@@ -194,8 +221,8 @@ def snapshot(
 
     Args:
       state: the optimizer's state; states of `naqopt.svrg`, `naqopt.svrg2` and `naqopt.svr_naq` are
-        found by type inside `optax.chain`, `masked`, `partition`, `inject_hyperparams`,
-        `apply_if_finite` and `MultiSteps`. Of a `flax.nnx.Optimizer` pass
+        found by type inside `naqopt.flatten`, `optax.chain`, `masked`, `partition`,
+        `inject_hyperparams`, `apply_if_finite` and `MultiSteps`. Of a `flax.nnx.Optimizer` pass
         `nnx.as_pure(optimizer.opt_state)` and put the result back by
         `nnx.update(optimizer.opt_state, nnx.state(new_state))`.
       params: the params that belong to this state, as they are trained.
@@ -233,8 +260,8 @@ def snapshot(
 
     Costs a copy of both, and with curvature the storing of a pair: a pass over S, or d² numbers.
     """
-    found = [node for _, node in _find(state) if _takes_snapshots(node)]
-    if not found and any(_takes_snapshots(node) for _, node in _find(params)):
+    found = _takers(state)
+    if not found and _takers(params):
         raise ValueError(
             "naqopt.snapshot: the arguments are swapped; call snapshot(state, params, full_grad)."
         )
@@ -245,21 +272,38 @@ def snapshot(
             "tx.update returned."
         )
     params = _checks.params("snapshot", params)
-    full_grad = jax.tree.map(jnp.asarray, full_grad)
-
-    def take(node: Any) -> Any:
-        if not _takes_snapshots(node):
-            return node
-        own_params = _closures.pruned("snapshot", "params", params, node.snapshot_params)
-        own_grad = _closures.pruned("snapshot", "full_grad", full_grad, node.snapshot_params)
-        _checks.gradient_dtypes("snapshot", "full_grad", own_grad, own_params)
-        return node.take_snapshot(eval_params(node, own_params), own_grad)
-
-    return jax.tree.map(take, state, is_leaf=_is_state)
+    return _take(state, params, jax.tree.map(jnp.asarray, full_grad))
 
 
 def _takes_snapshots(node: Any) -> bool:
     return hasattr(node, "take_snapshot")
+
+
+def _takers(tree: Any) -> list[Any]:
+    """Returns the states in a tree that take snapshots."""
+    return [found.state for found in _find(tree) if _takes_snapshots(found.state)]
+
+
+def _take(tree: Any, params: Tree, full_grad: Tree) -> Any:
+    """Returns a tree of states after a snapshot."""
+
+    def own(like: Tree) -> tuple[Tree, Tree]:
+        """What belongs to a state made for such params, checked."""
+        own_params = _closures.pruned("snapshot", "params", params, like)
+        own_grad = _closures.pruned("snapshot", "full_grad", full_grad, like)
+        _checks.gradient_dtypes("snapshot", "full_grad", own_grad, own_params)
+        return own_params, own_grad
+
+    def take(node: Any) -> Any:
+        if not _takers(node):
+            return node
+        if isinstance(node, FlattenState):
+            vectors = (to_vectors(node.layout, x) for x in own(shapes(node.layout)))
+            return node._replace(inner_state=_take(node.inner_state, *vectors))
+        own_params, own_grad = own(node.snapshot_params)
+        return node.take_snapshot(eval_params(node, own_params), own_grad)
+
+    return jax.tree.map(take, tree, is_leaf=_is_found)
 
 
 def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
@@ -292,9 +336,9 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
             "tx.init or tx.update returned."
         )
     if len(found) == 1:
-        return dict(found[0][1].info._asdict())
+        return dict(found[0].state.info._asdict())
     return {
         f"{path}/{name}": value
-        for path, node in found
+        for path, _, node in found
         for name, value in node.info._asdict().items()
     }

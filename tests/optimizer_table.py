@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import naqopt
+from naqopt.flatten import FlattenState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +41,8 @@ class Row:
       rejects: whether a trust region decides, so that a loss or a gradient at the trial point that
         is not finite makes the step a rejected one.
       full_gradients: from the number of steps taken to that of full gradients.
+      flat: whether it is handed vectors in place of the params, so that what its state holds is
+        shaped as those, and params sharded over devices are refused.
       rounding: by how much more than in other rows rounding grows in a run.
       slow: whether its cases are left to `make test-full`.
     """
@@ -56,6 +59,7 @@ class Row:
     pairs_formed: Callable[[int], int] | None = None
     restores: bool = False
     rejects: bool = False
+    flat: bool = False
     rounding: float = 1.0
     full_gradients: Callable[[int], int] = lambda steps: 0
     slow: bool = False
@@ -260,6 +264,40 @@ ROWS = [
         losses=lambda steps: 2 * steps,  # before and after the step
     ),
 ]
+
+
+def _flat(row: Row, *, slow: bool) -> Row:
+    """The row's optimizer inside `naqopt.flatten`."""
+
+    @functools.wraps(row.factory)  # whose signature inject_hyperparams reads
+    def factory(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        return naqopt.flatten(row.factory(*args, **kwargs))
+
+    raw = row.raw_statistics
+    return dataclasses.replace(
+        row,
+        name=f"{row.name}_flat",
+        factory=factory,
+        raw_statistics=None if raw is None else lambda state: raw(state.inner_state),
+        flat=True,
+        slow=slow,
+    )
+
+
+_BY_NAME = {row.name: row for row in ROWS}
+ROWS += [_flat(_BY_NAME["onaq"], slow=False), _flat(_BY_NAME["asnaq"], slow=True)]
+
+
+def own_state(state: Any) -> Any:
+    """The state of the optimizer itself, within that of `naqopt.flatten`."""
+    return state.inner_state if isinstance(state, FlattenState) else state
+
+
+def with_info(state: Any, **changes: Any) -> Any:
+    """The state with other values in its `info`."""
+    own = own_state(state)
+    changed = own._replace(info=own.info._replace(**changes))
+    return state._replace(inner_state=changed) if isinstance(state, FlattenState) else changed
 
 
 def each(rows: list[Row]) -> Any:

@@ -21,6 +21,7 @@ from optimizer_table import (
     batch,
     enable_x64,
     init_params,
+    own_state,
     plain_run,
     regression_loss,
     run,
@@ -32,6 +33,7 @@ from optimizer_table import (
     transformation,
     update,
     value_and_gradient,
+    with_info,
 )
 
 import naqopt
@@ -263,8 +265,8 @@ def test_a_gradient_that_is_not_finite_moves_one_counter_only(row, value):
         for updates, raw in [(bad, bad), (grads, bad), (bad, grads)]:
             result, new_state = update(tx, updates, state, params, batch(k), loss, raw)
             chex.assert_trees_all_equal(result, jax.tree.map(jnp.zeros_like, params))
-            skipped = state.info.steps_skipped + 1
-            expected = state._replace(info=state.info._replace(steps_skipped=skipped))
+            skipped = own_state(state).info.steps_skipped + 1
+            expected = with_info(state, steps_skipped=skipped)
             chex.assert_trees_all_equal(new_state, expected)
 
 
@@ -314,7 +316,9 @@ def test_evaluations_are_as_many_as_the_paper_counts(row):
     run(transformation(row), init_params(), stacked_batches(), loss=counting_loss)
     jax.effects_barrier()
     gradients = STEPS * row.gradients + row.full_gradients(STEPS)
-    trials = sum(int(state.info.search_trials) for _, state in states_of_plain_run(row, STEPS))
+    trials = sum(
+        int(own_state(state).info.search_trials) for _, state in states_of_plain_run(row, STEPS)
+    )
     losses = row.losses(STEPS) + trials
     expected = {"gradients": gradients, "backward": gradients, "losses": losses}
     assert counts == {kind: count for kind, count in expected.items() if count}

@@ -10,9 +10,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optimizer_table import (
     EACH_ROW,
+    ROWS,
     STEPS,
     after,
     batch,
+    each,
     init_params,
     plain_run,
     states_of_plain_run,
@@ -23,6 +25,8 @@ from optimizer_table import (
 
 import naqopt
 
+EACH_TREE_ROW = each([row for row in ROWS if not row.flat])
+EACH_FLAT_ROW = each([row for row in ROWS if row.flat])
 SPECS = {"bias": PartitionSpec("x"), "gain": PartitionSpec(), "weight": PartitionSpec(None, "x")}
 
 
@@ -103,7 +107,7 @@ def assert_trained_as_on_one_device(row, params):
     chex.assert_trees_all_close(params, after(plain_run(row)[2], 10), rtol=1e-4, atol=1e-5)
 
 
-@EACH_ROW
+@EACH_TREE_ROW
 @pytest.mark.parametrize("case", ["eager_init", "jitted_init", "eager_init_with_set_mesh"])
 def test_automatic_mesh(row, case):
     """Params sharded over eight devices train as those on one."""
@@ -122,7 +126,7 @@ def test_automatic_mesh(row, case):
     assert_trained_as_on_one_device(row, params)
 
 
-@EACH_ROW
+@EACH_TREE_ROW
 @pytest.mark.parametrize("jitted_init", [False, True], ids=["eager_init", "jitted_init"])
 def test_explicit_mesh(row, jitted_init):
     """Nothing has to be told: the sharding is part of the params' type and so of the state's."""
@@ -136,6 +140,42 @@ def test_explicit_mesh(row, jitted_init):
         params, traces = train(tx, params, state, mesh)
     assert traces == 1
     assert_trained_as_on_one_device(row, params)
+
+
+@EACH_FLAT_ROW
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_params_are_no_vector(row, axis_type):
+    """Said whenever it is seen: of concrete params, and of the types of an explicit mesh."""
+    tx, mesh = transformation(row), mesh_of(axis_type)
+    state = tx.init(init_params())
+
+    def one_step(params):
+        return take_step(tx, params, state, batch(0))
+
+    calls = [tx.init, one_step]
+    if axis_type == AxisType.Explicit:
+        calls += [jax.jit(call) for call in calls]
+    with jax.set_mesh(mesh):
+        params = sharded_params(mesh)
+        for call in calls:
+            with pytest.raises(ValueError, match=r"is sharded over a mesh .* Leave flatten out"):
+                call(params)
+
+
+@EACH_FLAT_ROW
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_replicated_params_are_trained_as_a_vector(row, axis_type):
+    """The batch may be sharded."""
+    tx, mesh = transformation(row), mesh_of(axis_type)
+    with jax.set_mesh(mesh):
+        params = replicated(init_params(), mesh)
+        state = jax.jit(tx.init)(params)
+        one_step = jax.jit(lambda *args: take_step(tx, *args)[:2])
+        for k in range(10):
+            examples = jax.device_put(batch(k), NamedSharding(mesh, PartitionSpec("x")))
+            params, state = jax.block_until_ready(one_step(params, state, examples))
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves((params, state)))
+    assert_trained_as_on_one_device(row, jax.device_get(params))
 
 
 @EACH_ROW

@@ -1,6 +1,7 @@
 """Every optimizer of `optimizer_table.ROWS` inside the wrappers of Optax, and in Flax."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -230,7 +231,9 @@ def test_the_merge_recipe_fills_what_is_masked():
     chex.assert_trees_all_equal(merge(masked, other), {**params, "bias": other["bias"]})
 
 
-# chain
+# chain, map_params
+
+VECTOR = {"vector": (sum(math.prod(shape) for shape in SHAPES.values()),)}
 
 
 @EACH_ROW
@@ -270,26 +273,34 @@ def test_chain_trains(row):
 
 @EACH_ROW
 def test_map_params(row):
-    """It finds every leaf that is shaped like a param, alone or in a history, with its name."""
+    """It finds every leaf that is shaped like a param, alone or in a history, with its name.
+
+    Of a flattened optimizer the params are one vector, and there are no names.
+    """
     tx = transformation(row)
     _, state, _ = plain_run(row)
+    names = {name: name for name in SHAPES}
+    shapes, rest_trees = (VECTOR, ()) if row.flat else (SHAPES, (names,))
+    if row.flat:
+        with pytest.raises(ValueError, match="float32"):
+            optax.tree.map_params(tx, lambda leaf, name: leaf, state, names)
     found = []
 
-    def see(leaf, name):
-        shape = SHAPES[name]
+    def see(leaf, name="vector"):
+        shape = shapes[name]
         assert leaf.shape[leaf.ndim - len(shape) :] == shape
         assert leaf.ndim - len(shape) in (0, 1)
         found.append(leaf)
         return leaf
 
-    names = {name: name for name in SHAPES}
     rest = []
     mapped = optax.tree.map_params(
-        tx, see, state, names, transform_non_params=lambda x: rest.append(x) or x
+        tx, see, state, *rest_trees, transform_non_params=lambda x: rest.append(x) or x
     )
     chex.assert_trees_all_equal(mapped, state)
     assert len(found) + len(rest) == len(jax.tree.leaves(state))
-    assert len(found) % len(SHAPES) == 0
+    assert found
+    assert len(found) % len(shapes) == 0
     # What is left has no axis of the params: scalars, and the products of pairs.
     sizes = {row.arguments.get("memory_size")}
     assert all(set(x.shape) <= sizes for x in rest)
