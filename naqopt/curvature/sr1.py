@@ -157,10 +157,11 @@ def combine(memory: RankOne, matrix: Factor, coefficients: jax.Array) -> Tree:
     return jax.tree.map(jnp.add, from_s, from_y)
 
 
-def multiply(memory: RankOne, matrix: Factor, vector: Tree) -> Tree:
-    """Returns (base I + Ψ M Ψᵀ) v, in at least float32."""
-    inner = matrix.middle @ project(memory, matrix, vector)
-    outer = combine(memory, matrix, inner)
+def multiply(memory: RankOne, matrix: Factor, vector: Tree, projected: Any = None) -> Tree:
+    """Returns (base I + Ψ M Ψᵀ) v, in at least float32; `projected` is Ψᵀ v where it is known."""
+    if projected is None:
+        projected = project(memory, matrix, vector)
+    outer = combine(memory, matrix, matrix.middle @ projected)
     return jax.tree.map(
         lambda v, x: matrix.base.astype(v.dtype) * v + x.astype(v.dtype),
         _tree.widen(vector),
@@ -227,7 +228,7 @@ def update(
         _tree.history_dot(history, vector).astype(dtype)
         for history, vector in ((memory.s, y), (memory.y, s), (memory.s, s), (memory.y, y))
     )
-    sy, ss, yy = (_tree.dot(a, b).astype(dtype) for a, b in ((s, y), (s, s), (y, y)))
+    sy, ss, yy = (x.astype(dtype) for x in _tree.dots((s, y), (s, s), (y, y)))
     # All of them, which also makes the store wait for the last reading of the rings: one after it
     # would take a copy of them.
     rows = jnp.stack([old_s_y, old_y_s, old_s_s, old_y_y])
@@ -236,16 +237,20 @@ def update(
     matrix = factor(memory, inverse)
     known, given = (y, s) if inverse else (s, y)
     # given − matrix · known, which the new pair is to add
-    residual = _tree.subtract(_tree.widen(given), multiply(memory, matrix, known))
-    squared = _tree.squared_norm(residual).astype(dtype)
-    product = _tree.dot(_tree.widen(known), residual).astype(dtype)
+    on_s, on_y = (old_s_y, old_y_y) if inverse else (old_s_s, old_y_s)
+    projected = matrix.on_s * on_s + matrix.on_y * on_y  # Ψᵀ · known
+    residual = _tree.subtract(_tree.widen(given), multiply(memory, matrix, known, projected))
+    squared, product = (
+        x.astype(dtype)
+        for x in _tree.dots((residual, residual), (_tree.widen(known), residual))
+    )
     squared_known = yy if inverse else ss
     tested = product**2 >= MIN_CURVATURE**2 * squared_known * squared
     # ψ = y − γs, or s − y: nothing of it is left where B0 explains the pair.
     psi = matrix.on_s**2 * ss + 2 * matrix.on_s * matrix.on_y * sy + matrix.on_y**2 * yy
     sizes = matrix.on_s**2 * ss + matrix.on_y**2 * yy
     distinct = psi > tolerance(dtype) * sizes
-    stored = accept & usable & finite & (product != 0) & tested & distinct
+    (stored,) = _tree.together(accept & usable & finite & (product != 0) & tested & distinct)
 
     slot = memory.next
     m = len(memory.ss)
