@@ -138,7 +138,8 @@ def _max_each(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]) -> tuple[jax.A
 
 def _total(columns: list[list[jax.Array]]) -> tuple[jax.Array, ...]:
     """Sums over the leaves: a list of numbers (or rows) for each leaf to one of their sums."""
-    return together(*(sum(column[1:], column[0]) for column in zip(*columns, strict=True)))
+    sums = [sum(column[1:], column[0]) for column in zip(*columns, strict=True)]
+    return together(*sums) if len(columns) > 2 else tuple(sums)
 
 
 # Up to how many numbers a leaf's sums are taken in one loop, which is then not vectorised.
@@ -197,6 +198,21 @@ def history_sum(coefficients: jax.Array, history: Tree) -> Tree:
     first = np.arange(len(coefficients)) < len(coefficients) // 2
     halves = jnp.stack([jnp.where(first, coefficients, 0), jnp.where(first, 0, coefficients)])
     return jax.tree.map(functools.partial(_combine, coefficients, halves), history)
+
+
+def ages(next_slot: Scalar, slots: int) -> jax.Array:
+    """Returns by slot of a ring how many rows are newer than its own.
+
+    Read the other way round, it gives the slots from the newest row to the oldest.
+    """
+    behind = next_slot - 1 - np.arange(slots, dtype=np.int32)
+    return jnp.where(behind < 0, behind + slots, behind)
+
+
+def advance(next_slot: Scalar, moved: Scalar, slots: int) -> Scalar:
+    """Returns the slot after the next one of a ring where `moved`, and the next one elsewhere."""
+    after = next_slot + moved.astype(jnp.int32)
+    return jnp.where(after == slots, 0, after)
 
 
 def set_row(history: Tree, index: Scalar, row: Tree, accept: Scalar) -> Tree:

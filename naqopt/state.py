@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from naqopt import _checks, _closures
+from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.flatten import FlattenState, from_vectors, shapes, to_vectors
 
@@ -79,14 +79,11 @@ def record(info: Info, taken: Scalar, events: Mapping[str, Scalar], **scalars: S
         counter = getattr(info, name)
         return jnp.where(event, optax.safe_increment(counter), counter)
 
-    return info._replace(
-        **{name: add(name, taken & event) for name, event in events.items()},
-        steps_skipped=add("steps_skipped", ~taken),
-        **{
-            name: jnp.where(taken & jnp.isfinite(new), new, getattr(info, name))
-            for name, new in scalars.items()
-        },
-    )
+    new = {name: add(name, taken & event) for name, event in events.items()}
+    new["steps_skipped"] = add("steps_skipped", ~taken)
+    for name, scalar in scalars.items():
+        new[name] = jnp.where(taken & jnp.isfinite(scalar), scalar, getattr(info, name))
+    return info._replace(**dict(zip(new, _tree.together(*new.values()), strict=True)))
 
 
 def _is_state(node: Any) -> bool:

@@ -47,7 +47,7 @@ def push(fisher: Fisher, gradient: Tree, fisher_size: int, accept: Scalar) -> Fi
     return Fisher(
         gradients=_tree.set_row(fisher.gradients, fisher.next, gradient, accept),
         size=jnp.minimum(fisher.size + moved, fisher_size),
-        next=jnp.mod(fisher.next + moved, fisher_size),
+        next=_tree.advance(fisher.next, accept, fisher_size),
     )
 
 

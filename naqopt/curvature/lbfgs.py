@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from naqopt import _tree
@@ -96,14 +97,14 @@ def two_loop(pairs: Pairs, g: Tree, h0: Scalar | Tree) -> Tree:
     newest_first = ring.newest_first(pairs)
     rho = ring.inverse_curvatures(pairs)
     products = pairs.products
-    none = jnp.zeros_like(rho)
+    slots, none = np.arange(len(rho)), jnp.zeros_like(rho)
 
     a = _tree.history_dot(pairs.s, g).astype(rho.dtype)
 
     # Coefficients not yet computed are 0, which leaves of the sum just the newer (older) pairs.
     def first_loop(sigma: jax.Array, i: Scalar) -> tuple[jax.Array, None]:
         newer = jnp.sum(products[i] * sigma)
-        return sigma.at[i].set(rho[i] * (a[i] - newer)), None
+        return jnp.where(slots == i, rho * (a - newer), sigma), None
 
     sigma, _ = lax.scan(first_loop, none, newest_first)
     sum_y = _tree.history_sum(sigma, pairs.y)
@@ -113,7 +114,7 @@ def two_loop(pairs: Pairs, g: Tree, h0: Scalar | Tree) -> Tree:
 
     def second_loop(e: jax.Array, i: Scalar) -> tuple[jax.Array, None]:
         older = jnp.sum(products[:, i] * e)
-        return e.at[i].set(sigma[i] - rho[i] * (b[i] + older)), None
+        return jnp.where(slots == i, sigma - rho * (b + older), e), None
 
     e, _ = lax.scan(second_loop, none, newest_first, reverse=True)
     return jax.tree.map(jnp.add, r, _tree.history_sum(e, pairs.s))

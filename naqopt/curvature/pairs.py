@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
@@ -54,8 +55,7 @@ def memory_size(pairs: Pairs) -> int:
 
 def newest_first(pairs: Pairs) -> jax.Array:
     """Returns the slots from the newest pair to the oldest, the empty ones last."""
-    m = memory_size(pairs)
-    return jnp.mod(pairs.next - 1 - jnp.arange(m, dtype=jnp.int32), m)
+    return _tree.ages(pairs.next, memory_size(pairs))
 
 
 def _filled(pairs: Pairs) -> jax.Array:
@@ -127,20 +127,18 @@ def store(pairs: Pairs, s: Tree, y: Tree, new: Products, accept: Scalar) -> Pair
     The caller's `accept` must imply `is_usable`.
     """
     m = memory_size(pairs)
-    slot = pairs.next
-    # Column `slot` holds s_iᵀy_new; row `slot` keeps numbers of the overwritten pair, which are
+    here = (np.arange(m) == pairs.next) & accept
+    # Column `here` holds s_iᵀy_new; row `here` keeps numbers of the overwritten pair, which are
     # read for no pair: all the others are older than the new one.
-    column = new.old_s_new_y.at[slot].set(new.sy)
-    column = jnp.where(accept, column, pairs.products[:, slot])
+    column = jnp.where(here, new.sy, new.old_s_new_y)
     scale = new.sy / jnp.maximum(new.yy, jnp.finfo(new.yy.dtype).tiny)
-    moved = accept.astype(jnp.int32)
     return Pairs(
-        s=_tree.set_row(pairs.s, slot, s, accept),
-        y=_tree.set_row(pairs.y, slot, y, accept),
-        products=pairs.products.at[:, slot].set(column),
-        scales=pairs.scales.at[slot].set(jnp.where(accept, scale, pairs.scales[slot])),
-        size=jnp.minimum(pairs.size + moved, m),
-        next=jnp.mod(slot + moved, m),
+        s=_tree.set_row(pairs.s, pairs.next, s, accept),
+        y=_tree.set_row(pairs.y, pairs.next, y, accept),
+        products=jnp.where(here[None, :], column[:, None], pairs.products),
+        scales=jnp.where(here, scale, pairs.scales),
+        size=jnp.minimum(pairs.size + accept.astype(jnp.int32), m),
+        next=_tree.advance(pairs.next, accept, m),
     )
 
 

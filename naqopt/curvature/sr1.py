@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
@@ -91,8 +92,7 @@ def init(params: Tree, memory_size: int, dtype: Any = None) -> RankOne:
 
 def _ages(memory: RankOne) -> jax.Array:
     """Returns by slot how many pairs are newer than its own."""
-    m = len(memory.ss)
-    return jnp.mod(memory.next - 1 - jnp.arange(m, dtype=jnp.int32), m)
+    return _tree.ages(memory.next, len(memory.ss))
 
 
 def tolerance(dtype: Any) -> float:
@@ -241,8 +241,7 @@ def update(
     projected = matrix.on_s * on_s + matrix.on_y * on_y  # Ψᵀ · known
     residual = _tree.subtract(_tree.widen(given), multiply(memory, matrix, known, projected))
     squared, product = (
-        x.astype(dtype)
-        for x in _tree.dots((residual, residual), (_tree.widen(known), residual))
+        x.astype(dtype) for x in _tree.dots((residual, residual), (_tree.widen(known), residual))
     )
     squared_known = yy if inverse else ss
     tested = product**2 >= MIN_CURVATURE**2 * squared_known * squared
@@ -255,9 +254,11 @@ def update(
     slot = memory.next
     m = len(memory.ss)
 
+    here = (np.arange(m) == slot) & stored
+
     def put(old: jax.Array, row: jax.Array, column: jax.Array, corner: Scalar) -> jax.Array:
-        new = old.at[slot, :].set(row).at[:, slot].set(column).at[slot, slot].set(corner)
-        return jnp.where(stored, new, old)
+        column = jnp.where(here, corner, column)[:, None]
+        return jnp.where(here[None, :], column, jnp.where(here[:, None], row[None, :], old))
 
     moved = stored.astype(jnp.int32)
     new = RankOne(
@@ -268,7 +269,7 @@ def update(
         yy=put(memory.yy, old_y_y, old_y_y, yy),
         gamma=memory.gamma,
         size=jnp.minimum(memory.size + moved, m),
-        next=jnp.mod(slot + moved, m),
+        next=_tree.advance(slot, stored, m),
     )
     new = new._replace(gamma=_newest_gamma(new))
     return new._replace(size=jnp.where(stored, _kept(new, inverse), memory.size)), stored

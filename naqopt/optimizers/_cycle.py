@@ -172,7 +172,7 @@ def end_cycle(
         lambda: _worse(loss_at, mean, anchor, settings.max_increase),  # line 14
         lambda: jnp.zeros((), bool),
     )
-    ending, worse, passed = _tree.together(ending, worse, compare & ~worse)
+    passed = compare & ~worse
 
     s = _tree.subtract(mean, anchor)  # line 20
 
@@ -184,13 +184,13 @@ def end_cycle(
         passed, fisher_product, lambda: (_tree.zeros(s), pair_ring.no_products(memory.pairs))
     )
     stored = passed & pair_ring.is_usable(new) & (new.sy > settings.eps * new.yy)  # line 23
-    stored, anchored = _tree.together(stored, ending & ~worse)
+    (stored,) = _tree.together(stored)
     pairs = pair_ring.store(memory.pairs, s, y, new, stored)  # line 24
     memory = memory._replace(
         pairs=pair_ring.clear(pairs, worse),  # line 15
         fisher=fisher_ring.clear(memory.fisher, worse),  # line 15
     )
-    return memory, Verdict(anchored, passed, worse, stored)
+    return memory, Verdict(ending & ~worse, passed, worse, stored)
 
 
 def events(refused: Scalar, verdict: Verdict) -> dict[str, Scalar]:

@@ -163,8 +163,7 @@ def steihaug(
     def iterate(carry: tuple) -> tuple:
         count, z, r, rr, d, _ = carry
         bd = multiply(d)
-        curvature = _tree.dot(d, bd)
-        zz, zd, dd = _tree.squared_norm(z), _tree.dot(z, d), _tree.squared_norm(d)
+        curvature, zz, zd, dd = _tree.dots((d, bd), (z, z), (z, d), (d, d))
         convex = curvature > 0
         alpha = rr / jnp.where(convex, curvature, 1)
         out = zz + 2 * alpha * zd + alpha**2 * dd >= radius**2
