@@ -1,5 +1,6 @@
 """The loss and gradient functions that a caller hands to `update`."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,8 +42,7 @@ def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tre
     _checks.same_structure(optimizer, "params", params, like)
     _checks.same_structure(optimizer, "updates", updates, params)
     raw = raw_gradient(optimizer, updates, grad)
-    leaves = zip(jax.tree.leaves(raw), jax.tree.leaves(updates), strict=True)
-    same = all(x is y for x, y in leaves)  # nothing in front has changed the gradient
+    same = same_leaves(raw, updates)  # nothing in front has changed the gradient
     updates = jax.tree.map(jnp.asarray, updates)
     raw = updates if same else jax.tree.map(jnp.asarray, raw)
     squared = _tree.squared_norm(updates)
@@ -110,6 +110,12 @@ def gradient(
 def raw_gradient(optimizer: str, updates: Tree, grad: Tree | None) -> Tree:
     """Returns the raw gradient: `grad`, pruned as `updates` is, or `updates` without it."""
     return updates if grad is None else pruned(optimizer, "grad", grad, updates)
+
+
+def same_leaves(a: Tree, b: Tree) -> bool:
+    """Returns whether two trees hold the very same arrays."""
+    leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
+    return len(leaves_a) == len(leaves_b) and all(map(operator.is_, leaves_a, leaves_b))
 
 
 def pruned(optimizer: str, name: str, tree: Tree, like: Tree) -> Tree:

@@ -243,14 +243,12 @@ def flatten(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
             params = _checked(params)
             _checks.same_structure("flatten", "params", params, like)
             params = to_vectors(layout, params)
-        updates = jax.tree.map(jnp.asarray, updates)
         _checks.same_structure("flatten", "updates", updates, like)
-        vectors, inner_state = inner.update(
-            to_vectors(layout, updates),
-            state.inner_state,
-            params,
-            **_arguments(layout, extra_args),
-        )
+        vectors = to_vectors(layout, jax.tree.map(jnp.asarray, updates))
+        translated = _arguments(layout, extra_args)
+        if _closures.same_leaves(extra_args.get("grad"), updates):
+            translated["grad"] = vectors  # the optimizer inside sees that nothing has changed it
+        vectors, inner_state = inner.update(vectors, state.inner_state, params, **translated)
         return from_vectors(layout, vectors), FlattenState(inner_state, layout)
 
     return optax.GradientTransformationExtraArgs(init, update)

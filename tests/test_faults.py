@@ -135,12 +135,26 @@ def test_a_learning_rate_that_is_not_finite_refuses_the_step(row):
 def test_a_direction_that_is_not_finite_falls_back_to_the_gradient():
     g = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
     product = {"a": jnp.array([jnp.inf, jnp.nan]), "b": jnp.array(1.0)}
-    direction = descent(product, jnp.array(jnp.nan), g)
+    one, zero = jnp.array(1.0), jnp.array(0.0)
+    direction, length = descent(product, jnp.array(jnp.nan), g, jnp.array(5.0), one)
     np.testing.assert_allclose(direction["a"], [-0.6, 0.0], rtol=1e-6)
     np.testing.assert_allclose(direction["b"], -0.8, rtol=1e-6)
-    zero = jax.tree.map(jnp.zeros_like, g)
-    direction = descent(zero, jnp.array(0.0), zero)
+    assert length == 1
+    nothing = jax.tree.map(jnp.zeros_like, g)
+    direction, length = descent(nothing, zero, nothing, zero, one)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(direction))
+    assert length == 0
+
+
+@pytest.mark.parametrize("rate", [np.nan, np.inf, 1e38])
+def test_a_step_that_is_not_finite_is_none(rate):
+    """And its length says so, by which the optimizers refuse it."""
+    g = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
+    product = jax.tree.map(lambda x: 1e3 * x, g)
+    norms, rate = (jnp.array(5e3), jnp.array(5.0)), jnp.array(rate, jnp.float32)
+    direction, length = descent(product, norms[0], g, norms[1], rate, normalize=False)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(direction))
+    assert not np.isfinite(length)
 
 
 @EACH_ROW

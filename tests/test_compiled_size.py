@@ -1,0 +1,52 @@
+"""How compiled code grows with the number of arrays: linearly, and with `flatten` hardly at all."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from optimizer_table import EACH_ROW, transformation
+
+
+def loss(params):
+    """Of layers that wait for each other, with weights and biases by turns."""
+    hidden = jnp.ones(8)
+    for name, leaf in params.items():
+        hidden = jnp.tanh(hidden @ leaf) if "weight" in name else hidden + leaf
+    return jnp.sum(jnp.square(hidden - 0.5))
+
+
+@functools.cache
+def instructions(tx, arrays):
+    """Returns how many instructions the optimized step has; their number is exact."""
+    params = {}
+    for layer in range(arrays // 2):
+        params[f"weight{layer}"] = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+        params[f"bias{layer}"] = jax.ShapeDtypeStruct((8,), jnp.float32)
+
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params))
+    # Machine code is not looked at.
+    compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
+    return sum(" = " in line for line in compiled.as_text().splitlines())
+
+
+@EACH_ROW
+def test_compiled_code_grows_linearly_with_the_arrays(row):
+    tx = transformation(row)
+    assert instructions(tx, 100) <= 2.2 * instructions(tx, 50)
+
+
+@EACH_ROW
+def test_of_one_vector_compiled_code_is_that_of_a_cheap_optimizer(row):
+    """What 50 arrays more add to it under flatten is hardly more than what they add to SGD's."""
+    import naqopt
+    tx = naqopt.flatten(transformation(row))
+    ours = instructions(tx, 100) - instructions(tx, 50)
+    closures = 1 + (row.gradients - 1) + 2  # each of which compiles the loss's own layers
+    assert ours <= 2 * closures * (instructions(optax.sgd(0.1), 100) - instructions(optax.sgd(0.1), 50))
