@@ -30,7 +30,16 @@ _ROW = 0.25  # inches a bar
 
 
 def draw(content: Mapping[str, Any], folder: Path, suffix: str) -> list[Path]:
-    """Draws all there is of: compile times, growth of steps, and bars of each section."""
+    """Draws what there is: compile times and growth as lines, every section as bars.
+
+    Args:
+      content: what `speed.json` holds.
+      folder: where the PNGs go.
+      suffix: what their names end with.
+
+    Returns:
+      The paths.
+    """
     found = []
     for name, section in content["sections"].items():
         entries, title = section["entries"], f"{section['title']} — {section['device']}"
@@ -167,9 +176,11 @@ def _bar_panel(axis: Axes, entries: Entries, nameless: bool) -> None:
     axis.set_yticks(places, [] if nameless else [x["name"] for x in entries], fontsize=8.5)
     axis.set_ylim(len(entries) - 0.5, -0.5)
     axis.set_xscale("log")
-    # What is hardly anything beside the others gets a stub of a bar, whatever it is.
-    axis.set_xlim(max(min(marks), max(marks) / 300) / 2, max(marks) * 1.3)
-    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
+    # What is hardly anything beside the others has a number but no bar.
+    low, high = max(min(marks), max(marks) / 300) / 2, max(marks) * 1.3
+    axis.set_xlim(low, high)
+    subs = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=20))
     axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     decorate(axis)

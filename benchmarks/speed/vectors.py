@@ -84,17 +84,15 @@ def costs(sizes: Sizes) -> list[Entry]:
 
 
 def _passes(call: Call, times: timing.Times, task: tasks.Task) -> Entry:
-    passes, parts = [], []
-    for gradient, step, stream in zip(*times.values(), strict=True):
-        parts.append((step - call.gradients * gradient) / task.steps)
-        passes.append(parts[-1] / (stream / (2 * MEMORY)))
-    streams = [stream / (2 * MEMORY) for stream in times["stream"]]
-    numbers = timing.ratio(call.label, task.title, parts, streams)
-    # A median of ratios: the same as of the passes, with both times beside it.
-    return numbers | timing.entry(
+    own = [
+        (step - call.gradients * gradient) / task.steps
+        for step, gradient in zip(times["step"], times["gradient"], strict=True)
+    ]
+    return timing.ratio(
         call.label,
         task.title,
-        numbers["value"],
+        own,
+        [seconds / (2 * MEMORY) for seconds in times["stream"]],
         formula=call.cost.formula if call.cost else None,
         count=call.count,
     )
