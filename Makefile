@@ -31,7 +31,7 @@ lint: .venv/.examples .venv/.test .venv/.lint
 	$(BIN)/mypy
 
 bench: .venv/.examples
-	$(BIN)/python -m benchmarks speed
+	$(BIN)/python -m benchmarks speed --quick
 	$(BIN)/python -m benchmarks run counting
 
 notebooks: .venv/.examples .venv/.notebooks

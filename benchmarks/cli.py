@@ -43,12 +43,17 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     del context, parameter
     if value is None:
         return None
-    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    names = _split(value)
     unknown = [name for name in names if name not in OPTIMIZERS]
     if unknown or not names:
         problem = f"unknown optimizer {', '.join(unknown)}" if unknown else "no optimizer given"
         raise click.BadParameter(f"{problem}; there are {', '.join(OPTIMIZERS)}")
     return names
+
+
+def _split(value: str) -> tuple[str, ...]:
+    """Returns the names in a list, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
 
 
 def _experiment(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -93,15 +98,34 @@ def run(
         FIXED[name].run(out or (suite.QUICK_RESULTS if quick else suite.RESULTS), quick)
 
 
+def _sections(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple:
+    """Splits the list of sections and refuses unknown ones."""
+    from benchmarks.speed.sections import SECTIONS
+
+    del context, parameter
+    names = _split(value or "")
+    unknown = [name for name in names if name not in SECTIONS]
+    if unknown or (value is not None and not names):
+        problem = f"unknown section {', '.join(unknown)}" if unknown else "no section given"
+        raise click.BadParameter(f"{problem}; there are {', '.join(SECTIONS)}")
+    return names
+
+
 @main.command()
+@click.option("--only", callback=_sections, help="Sections, separated by commas; others stay.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results. [default: benchmarks/results]",
+    help="Folder of the results. [default: benchmarks/results, or .cache/quick with --quick]",
 )
-@click.option("--quick", is_flag=True, help="Fewer repeats and smaller sizes.")
-def speed(out: Path | None, quick: bool) -> None:
-    """Measure steps, directions, compile times and temporaries as ratios."""
+@click.option("--quick", is_flag=True, help="Fewer calls and repeats, and smaller sizes.")
+def speed(only: tuple[str, ...], out: Path | None, quick: bool) -> None:
+    """Measure compile times, steps, directions, temporaries and their growth, as ratios.
+
+    Every section is written as soon as it is measured, and an interrupted run goes on with the
+    next. The names of the sections are compile, networks, arrays, memory, steps, direction,
+    temporaries, scaling and costs.
+    """
     from benchmarks import speed as measurements
 
-    measurements.run(out or suite.RESULTS, quick)
+    measurements.run(out or (suite.QUICK_RESULTS if quick else suite.RESULTS), quick, only)

@@ -1,7 +1,7 @@
 """Learning curves as a picture."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,49 +121,6 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
     handles, labels = axes[0][0].get_legend_handles_labels()
     columns = min(len(labels), 4) or 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
-
-
-def bars(ratios: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
-    """Draws ratios of times as bars, the quartiles as whiskers.
-
-    Args:
-      ratios: entries with `name`, `ratio`, `low` and `high`; those without quartiles are left out.
-      title: stands over the plot.
-      path: where the PNG goes.
-
-    Returns:
-      The path.
-    """
-    ratios = [entry for entry in ratios if "low" in entry]
-    figure, axis = plt.subplots(figsize=(11, 0.8 + 0.36 * len(ratios)), layout="constrained")
-    places = np.arange(len(ratios))
-    values = np.array([entry["ratio"] for entry in ratios])
-    lows = np.array([entry["low"] for entry in ratios])
-    highs = np.array([entry["high"] for entry in ratios])
-    colours = [COLOURS["asnaq"] if "aSNAQ" in x["name"] else COLOURS["adam"] for x in ratios]
-    axis.barh(places, values, color=colours, alpha=0.85, height=0.62)
-    axis.errorbar(
-        values, places, xerr=[values - lows, highs - values], fmt="none", ecolor="#202428"
-    )
-    for place, value, high in zip(places, values, highs, strict=True):
-        axis.annotate(
-            f"{value:.3g}", (high, place), (5, 0), textcoords="offset points", va="center"
-        )
-    axis.set_yticks(places, [entry["name"] for entry in ratios], fontsize=9)
-    axis.invert_yaxis()
-    axis.set_xscale("log")
-    axis.axvline(1.0, color="#202428", linewidth=0.8)
-    axis.set_xlim(0.7 * min(1, lows.min()), 1.6 * highs.max())
-    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
-    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axis.set_xlabel("ratio of times (median of the rounds, whiskers: quartiles)")
-    axis.set_title(title, fontsize=11)
-    decorate(axis)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -45,10 +45,11 @@ def environment() -> dict[str, Any]:
     """Returns the versions and the machine that the numbers come from."""
     packages = ("naqopt", "jax", "optax", "flax", "numpy")
     device = jax.devices()[0]
+    processor = _processor() if device.platform == "cpu" else ""
     return {
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
-        "device": f"{device.platform}: {_processor() or device.device_kind}",
+        "device": f"{device.platform}: {processor or device.device_kind}",
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),

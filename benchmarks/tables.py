@@ -10,6 +10,18 @@ from benchmarks.optimizers import OPTIMIZERS
 
 Content = Mapping[str, Any]
 
+MARKS = {True: "yes", False: "NO"}
+# What some measurements have beside the usual, and the heads of its columns.
+MORE = {
+    "instructions": "HLO instructions",
+    "peer_instructions": "the peer's",
+    "state": "state, copies",
+    "formula": "the papers' formula",
+    "count": "its value",
+    "points": "fitted to",
+    "note": "note",
+}
+
 
 def by_optimizer(contents: Sequence[Content]) -> list[list[Content]]:
     """Groups finished and diverged runs by optimizer and learning rate.
@@ -99,18 +111,50 @@ def grids(chosen: Mapping[str, Content]) -> str:
     return markdown(["learning rate", *rates], rows)
 
 
-def ratios(measured: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a table of measured ratios, with times where there are any."""
+def measurements(measured: Sequence[Mapping[str, Any]], quantity: str = "ratio") -> str:
+    """Returns a table of measurements, with those columns of which there is anything to say.
+
+    Args:
+      measured: entries with `name`, `group` and `value`; optional are `target`, which the value
+        shall not be above, the quartiles `low` and `high`, the times `top_ms` and `bottom_ms`, the
+        number of `rounds`, and what `MORE` names.
+      quantity: heads the column of the values.
+
+    Returns:
+      Markdown.
+    """
+    header = ["what", "where", quantity, "target", "met", "quartiles", "ms", "rounds"]
+    header += MORE.values()
     rows = []
     for entry in measured:
-        row = [entry["name"], f"{entry['ratio']:.3g}"]
-        if "low" in entry:
-            row.append(f"{entry['low']:.3g} to {entry['high']:.3g}")
-            row.append(" / ".join(_milliseconds(entry[side]) for side in ("top_ms", "bottom_ms")))
-        else:
-            row += ["", ""]
+        target = entry.get("target")
+        row = [entry["name"], entry["group"], _three_digits(entry.get("value"))]
+        row += [_three_digits(target), "" if target is None else MARKS[met(entry)]]
+        row.append(" to ".join(_three_digits(entry[x]) for x in ("low", "high") if x in entry))
+        times = [entry[side] for side in ("top_ms", "bottom_ms") if side in entry]
+        row += [" / ".join(map(_three_digits, times)), _cell(entry.get("rounds"))]
+        row += [_cell(entry.get(name)) for name in MORE]
         rows.append(row)
-    return markdown(["what", "ratio", "quartiles", "ms"], rows)
+    kept = [i for i in range(len(header)) if i < 3 or any(row[i] for row in rows)]
+    return markdown([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def met(entry: Mapping[str, Any]) -> bool:
+    """Returns whether a measurement is not above its target, as far as the table shows digits."""
+    value = entry.get("value")
+    return value is not None and float(f"{value:.3g}") <= entry["target"]
+
+
+def _three_digits(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _cell(value: float | str | None) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value if isinstance(value, str) else _three_digits(value)
 
 
 def _rate(value: float | None) -> str:
@@ -148,10 +192,6 @@ def _epochs_to(group: Sequence[Content], error: float) -> str:
         reached.append(next(good, math.inf))
     middle = statistics.median(reached)
     return f"{middle:g}" if math.isfinite(middle) else "–"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _seeds(group: Sequence[Content]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import data, learning_rates, models, plots, problem, records, runs, speed, tables
+from benchmarks import data, learning_rates, models, plots, problem, records, runs, tables
 from benchmarks.cli import main
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.optimizers import OPTIMIZERS
@@ -300,14 +300,6 @@ def test_grid_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert learning_rates.stored(tmp_path, "adam") == 0.01
 
 
-def test_row_network_has_the_papers_size():
-    params = speed.row_network().params(0)
-    assert models.parameter_count(params) == 28 * 100 + 100 * 100 + 100 + 100 * 10 + 10
-    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
-    assert all(0.008 < float(jnp.std(kernel)) < 0.012 for kernel in kernels)
-    assert all(not leaf.any() for leaf in jax.tree.leaves(params) if leaf.ndim == 1)
-
-
 def test_lstm_follows_its_equations():
     layer = models.LSTM(
         2,
@@ -331,35 +323,6 @@ def test_lstm_follows_its_equations():
 def test_equal_gradients_halve_the_epochs():
     assert [EXPERIMENTS["counting-variants"].epochs_for(n, 75) for n in (1, 2)] == [75, 38]
     assert EXPERIMENTS["counting"].epochs_for(2, 75) == 75
-
-
-def test_ratio_is_the_median_of_the_rounds():
-    entry = speed.ratio("a / b", [2.0, 4.0, 9.0], [1.0, 2.0, 3.0], repeated=10)
-    assert entry["ratio"] == 2.0
-    assert entry["top_ms"] == 400.0
-    assert "a / b" in tables.ratios([entry])
-
-
-@pytest.mark.slow
-def test_speed_measures_everything(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "row_network", tiny_problem)
-    monkeypatch.setattr(speed, "directions", functools.partial(_small_directions, speed.directions))
-    monkeypatch.setattr(speed, "temporaries", functools.partial(_small, speed.temporaries))
-    result = command("speed", "--quick", "--out", tmp_path)
-    assert result.exit_code == 0, result.output
-    content = json.loads((tmp_path / "speed" / "speed.json").read_text())
-    assert all(entry["ratio"] >= 0 for entry in content["ratios"])
-    assert len({entry["name"] for entry in content["ratios"]}) >= 15
-    with Image.open(tmp_path / "speed" / "speed.png") as image:
-        image.load()
-
-
-def _small_directions(measure, size, rounds):
-    return measure(size // 1000, rounds)
-
-
-def _small(measure, size):
-    return measure(size // 1000)
 
 
 def finished(rate, losses):
