@@ -24,6 +24,7 @@ test: .venv/.examples .venv/.test
 	$(PYTEST) -m "not slow"
 test-full: .venv/.examples .venv/.test
 	$(PYTEST)
+	NAQOPT_TEST_AS_COMPILED_BY_DEFAULT=1 $(PYTEST) -k "listing" tests
 
 lint: .venv/.examples .venv/.test .venv/.lint
 	$(BIN)/ruff format --check .

@@ -41,10 +41,9 @@ def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tre
     params = _checks.params(optimizer, params)
     _checks.same_structure(optimizer, "params", params, like)
     _checks.same_structure(optimizer, "updates", updates, params)
-    raw = raw_gradient(optimizer, updates, grad)
-    same = same_leaves(raw, updates)  # nothing in front has changed the gradient
-    updates = jax.tree.map(jnp.asarray, updates)
-    raw = updates if same else jax.tree.map(jnp.asarray, raw)
+    same = grad is None or same_leaves(grad, updates)  # nothing in front has changed it
+    updates, grad = jax.tree.map(jnp.asarray, (updates, grad))
+    raw = updates if same else raw_gradient(optimizer, updates, grad)
     squared = _tree.squared_norm(updates)
     taken = jnp.isfinite(squared)
     if not same:

@@ -113,23 +113,41 @@ def together(*numbers: jax.Array) -> tuple[jax.Array, ...]:
     XLA fuses what is cheap into each instruction that waits for it. A sum over L leaves that
     decides something has hundreds of them, so that compiled code would grow with L²; and every
     number that the state keeps would be a kernel that computes the whole step's decisions anew. A
-    reduction of several numbers at once is fused into nothing: here each is the maximum of two
-    copies of itself. (On a CPU an optimization barrier, a loop of few rounds and a sum of a stack
-    are all simplified away.)
+    reduction of several arrays at once is fused into nothing: here each is the maximum of two
+    copies of itself, as integers, which keep every bit. (On a CPU an optimization barrier, a loop
+    of few rounds and a sum of a stack are all simplified away.)
     """
+    bits = [_bits(x) for x in numbers]
+    if len(bits) == 1:  # a reduction of one array would be fused: its bits are halved
+        (whole,) = bits
+        half = 4 * whole.dtype.itemsize
+        low = whole & jnp.full_like(whole, 2**half - 1)
+        low, high = _maxima([low, whole & jnp.full_like(whole, -(2**half))])
+        bits = [low | high]
+    else:
+        bits = _maxima(bits)
+    return tuple(_of_bits(x, number.dtype) for x, number in zip(bits, numbers, strict=True))
 
-    def least(dtype: Any) -> np.ndarray:
-        if dtype == jnp.bool:
-            return np.zeros((), dtype)
-        inexact = jnp.issubdtype(dtype, jnp.inexact)
-        return np.array(-np.inf if inexact else jnp.iinfo(dtype).min, dtype)
 
-    if len(numbers) == 1:  # a single one would be fused; a second that is not used left out
-        (number,) = numbers
-        number, is_number = together(number, number == number)
-        return (lax.select(is_number, number, jnp.full_like(number, jnp.nan)),)
-    copies = tuple(jnp.broadcast_to(x, (2, *x.shape)) for x in numbers)
-    return tuple(lax.reduce(copies, tuple(least(x.dtype) for x in copies), _max_each, (0,)))
+def _bits(x: jax.Array) -> jax.Array:
+    """Returns the bits of floating numbers as signed integers, and a bool as one."""
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return lax.bitcast_convert_type(x, np.dtype(f"int{8 * x.dtype.itemsize}"))
+    return x.astype(jnp.int32) if x.dtype == jnp.bool else x
+
+
+def _of_bits(bits: jax.Array, dtype: Any) -> jax.Array:
+    """Returns what `_bits` was given."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return lax.bitcast_convert_type(bits, dtype)
+    return bits != 0 if dtype == jnp.bool else bits
+
+
+def _maxima(integers: list[jax.Array]) -> list[jax.Array]:
+    """Returns the maximum of two copies of each array, all by one reduction."""
+    copies = tuple(jnp.broadcast_to(x, (2, *x.shape)) for x in integers)
+    least = tuple(np.array(jnp.iinfo(x.dtype).min, x.dtype) for x in integers)
+    return list(lax.reduce(copies, least, _max_each, (0,)))
 
 
 def _max_each(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

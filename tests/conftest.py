@@ -7,12 +7,18 @@ import pathlib
 
 import pytest
 
-# The sharding tests run on eight simulated devices; XLA reads its flags once, on JAX's import.
-_FLAGS = os.environ.get("XLA_FLAGS", "")
-if "xla_force_host_platform_device_count" not in _FLAGS:
-    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=8".strip()
+# XLA reads its flags once, on JAX's import. The sharding tests run on eight simulated devices.
+_FLAGS = {"xla_force_host_platform_device_count": 8}
+if "NAQOPT_TEST_AS_COMPILED_BY_DEFAULT" not in os.environ:
+    # Compiling takes most of the tests' time, and on a CPU three quarters of it goes into making
+    # each kernel a module of its own and into the last steps of LLVM. Neither changes the program,
+    # only the machine code. `make test-full` runs the listings as users compile them, too.
+    _FLAGS |= {"xla_cpu_use_fusion_emitters": "false", "xla_backend_optimization_level": 2}
+_GIVEN = os.environ.get("XLA_FLAGS", "")
+_ADDED = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN]
+os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_ADDED]).strip()
 
-# Compiling takes most of the tests' time; a second run finds what took long in the cache.
+# A second run finds what took long in the cache.
 _ROOT = pathlib.Path(__file__).parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

@@ -332,7 +332,9 @@ def test_params_that_are_no_real_floating_numbers(dtype):
         FLAT.init(None)
 
 
-@pytest.mark.parametrize("tx", [naqopt.onaq, optax.adam, 0.1, None], ids=["call", "peer", "number", "None"])
+@pytest.mark.parametrize(
+    "tx", [naqopt.onaq, optax.adam, 0.1, None], ids=["call", "peer", "number", "None"]
+)
 def test_what_is_no_transformation(tx):
     message = r"naqopt.flatten: `tx` must be a gradient transformation, .* naqopt.flatten\(naqopt"
     with pytest.raises(TypeError, match=message):

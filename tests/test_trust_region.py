@@ -9,7 +9,7 @@ import pytest
 from optimizer_table import enable_x64
 
 from naqopt.curvature import indefinite, sr1
-from naqopt.optimizers._indefinite import solve_exactly
+from naqopt.optimizers._indefinite import solve_by_eigenvectors
 from naqopt.steps import trust_region
 from naqopt.steps.trust_region import exact, next_radius, steihaug
 
@@ -187,7 +187,7 @@ def solver(dtype):
         memory = functions.init(tree(gradient))
         for i in range(M):
             memory, _ = functions.update(memory, tree(s[i]), tree(y[i]), i < size)
-        found = solve_exactly(functions, memory, tree(gradient), radius)
+        found = solve_by_eigenvectors(functions, memory, tree(gradient), radius)
         multiply = functions.multiply(memory)
         matrix = jax.vmap(multiply)(tree(jnp.eye(D, dtype=gradient.dtype)))
         by_cg = steihaug(multiply, tree(gradient), radius, 1e-12, 2 * M + 2)

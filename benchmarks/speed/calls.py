@@ -103,7 +103,7 @@ CALLS: Mapping[str, Call] = {
     "svrg2": Call("svrg2", naqopt.svrg2, 2, takes_snapshots=True),
     "svr_naq": Call("svr_naq", naqopt.svr_naq, 2, takes_snapshots=True),
     "lsr1": Call("lsr1", naqopt.lsr1, 2),
-    "lsr1-armijo": Call("lsr1, armijo", naqopt.lsr1, 2, options={"linesearch": naqopt.armijo()}),
+    "lsr1-armijo": Call("lsr1, armijo", naqopt.lsr1, 1, options={"linesearch": naqopt.armijo()}),
     "sr1n": Call("sr1n", naqopt.sr1n, 2),
     "mosr1": Call("mosr1", naqopt.mosr1, 1),
 }

@@ -43,6 +43,7 @@ class Indefinite(NamedTuple):
       update: from a state, s, y and whether to accept them to the next state and whether the pair
         was stored.
       clear: from a state and a condition to the state that knows nothing where the condition holds.
+      limited: whether the eigenvectors are few, so that they cost no more than products with B.
     """
 
     init: Callable[[Tree], Any]
@@ -52,6 +53,7 @@ class Indefinite(NamedTuple):
     max_products: Callable[[Any], int]
     update: Callable[[Any, Tree, Tree, Scalar], tuple[Any, Scalar]]
     clear: Callable[[Any, Scalar], Any]
+    limited: bool
 
 
 def limited(memory_size: int, dtype: Any = None) -> Indefinite:
@@ -81,6 +83,7 @@ def limited(memory_size: int, dtype: Any = None) -> Indefinite:
         max_products=lambda memory: 2 * memory_size + 2,
         update=sr1.update,
         clear=sr1.clear,
+        limited=True,
     )
 
 
@@ -164,4 +167,5 @@ def dense_rank_one(optimizer: str) -> Indefinite:
         max_products=lambda state: 2 * len(jax.tree.leaves(state.matrix)[0]),
         update=update,
         clear=dense.clear,
+        limited=False,
     )

@@ -99,43 +99,55 @@ class Solution(NamedTuple):
     quadratic: Scalar
 
 
-def solve_exactly(curvature: Indefinite, state: Any, gradient: Tree, radius: Scalar) -> Solution:
-    """Solves the subproblem by the eigenvectors of B.
+def solve_by_eigenvectors(
+    curvature: Indefinite, state: Any, gradient: Tree, radius: Scalar, exact: bool = True
+) -> Solution:
+    """Solves the subproblem in the eigenvectors of B, exactly or by conjugate gradients.
 
     Where B is γI, on the complement of the others, only the direction of g matters: one eigenvector
-    more, with the coordinate a⊥ = √(‖g‖² − ‖a‖²).
+    more, with the coordinate a⊥ = √(‖g‖² − ‖a‖²). Conjugate gradients take the same steps among
+    these coordinates as among all parameters, but read the pairs twice in all, where each product
+    with B would read them twice.
     """
     eigen = curvature.eigen(state)
     a = jnp.where(eigen.present, eigen.project(gradient), 0)
     squared = _tree.squared_norm(gradient).astype(a.dtype)
     rest = jnp.sqrt(jnp.maximum(squared - jnp.sum(a**2), 0))
-    eigenvalues = jnp.append(eigen.eigenvalues, eigen.rest)
     present = jnp.append(eigen.present, True)
-    found = trust_region.exact(eigenvalues, jnp.append(a, rest), radius, present)
+    eigenvalues = jnp.where(present, jnp.append(eigen.eigenvalues, eigen.rest), 0)
+    coordinates = jnp.append(a, rest)
+    if exact:
+        found = trust_region.exact(eigenvalues, coordinates, radius, present).step
+    else:
+        products = curvature.max_products(state)
+        found = _steihaug(lambda v: eigenvalues * v, coordinates, radius, products).step
     # s = τ g⊥ + Σ p_i u_i with g⊥ = g − Σ a_i u_i
-    p = found.step[:-1]
-    tau = jnp.where(rest > 0, found.step[-1] / jnp.where(rest > 0, rest, 1), 0)
+    p = found[:-1]
+    tau = jnp.where(rest > 0, found[-1] / jnp.where(rest > 0, rest, 1), 0)
     outer = eigen.combine(p - tau * a)
     step = jax.tree.map(lambda g, x: tau.astype(g.dtype) * g + x.astype(g.dtype), gradient, outer)
-    quadratic = jnp.sum(jnp.where(present, eigenvalues, 0) * found.step**2)
+    quadratic = jnp.sum(eigenvalues * found**2)
     # With pairs that hardly differ the eigenvectors are not quite orthonormal in float32.
     length = jnp.sqrt(_tree.squared_norm(step)).astype(a.dtype)
     shorter = jnp.minimum(1, radius / jnp.where(length > 0, length, 1))
     return Solution(_tree.scale(shorter, step), shorter**2 * quadratic)
 
 
+def _steihaug(
+    multiply: Callable[[Tree], Tree], gradient: Tree, radius: Scalar, max_products: int
+) -> trust_region.Steihaug:
+    """Solves the subproblem by conjugate gradients, as accurately as the dtype allows."""
+    tolerance = 1e-12 if radius.dtype == jnp.float64 else 1e-6
+    return trust_region.steihaug(multiply, gradient, radius, tolerance, max_products)
+
+
 def _solve(method: Method, state: Any, gradient: Tree, radius: Scalar) -> Solution:
     """Returns the step of the method's solver."""
-    if method.exact:
-        return solve_exactly(method.curvature, state, gradient, radius)
-    wide = radius.dtype == jnp.float64
-    found = trust_region.steihaug(
-        method.curvature.multiply(state),
-        gradient,
-        radius,
-        tolerance=1e-12 if wide else 1e-6,
-        max_iterations=method.curvature.max_products(state),
-    )
+    curvature = method.curvature
+    if method.exact or curvature.limited:
+        return solve_by_eigenvectors(curvature, state, gradient, radius, method.exact)
+    products = curvature.max_products(state)
+    found = _steihaug(curvature.multiply(state), gradient, radius, products)
     return Solution(found.step, _tree.dot(found.step, found.product))
 
 
