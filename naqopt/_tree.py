@@ -233,6 +233,11 @@ def advance(next_slot: Scalar, moved: Scalar, slots: int) -> Scalar:
     return jnp.where(after == slots, 0, after)
 
 
+def diagonal(matrix: jax.Array) -> jax.Array:
+    """Returns the diagonal of a small matrix; `jnp.diagonal` would gather it."""
+    return jnp.sum(jnp.where(np.eye(len(matrix), dtype=bool), matrix, 0), 1)
+
+
 def set_row(history: Tree, index: Scalar, row: Tree, accept: Scalar) -> Tree:
     """Writes one row, in the history's dtype, where `accept` holds.
 

@@ -67,7 +67,7 @@ def _filled(pairs: Pairs) -> jax.Array:
 def inverse_curvatures(pairs: Pairs) -> jax.Array:
     """Returns ρ_i = 1 / s_iᵀy_i by slot, 0 for an empty slot."""
     filled = _filled(pairs)
-    return jnp.where(filled, 1 / jnp.where(filled, jnp.diagonal(pairs.products), 1), 0)
+    return jnp.where(filled, 1 / jnp.where(filled, _tree.diagonal(pairs.products), 1), 0)
 
 
 def newest_scale(pairs: Pairs) -> Scalar:

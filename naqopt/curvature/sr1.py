@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
@@ -95,6 +96,12 @@ def _ages(memory: RankOne) -> jax.Array:
     return _tree.ages(memory.next, len(memory.ss))
 
 
+def _eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns eigenvalues and eigenvectors of a matrix that is symmetric but for rounding."""
+    vectors, values = lax.linalg.eigh(matrix, symmetrize_input=False)
+    return values, vectors
+
+
 def tolerance(dtype: Any) -> float:
     """Returns what counts as zero beside 1 in the small matrices."""
     return 1e-12 if dtype == jnp.float64 else 1e-6
@@ -121,7 +128,7 @@ def _kept(memory: RankOne, inverse: bool) -> Scalar:
         both = mask[:, None] & mask[None, :]
         scale = jnp.max(jnp.where(both, sizes, 0))
         filled = jnp.where(both, matrix, 0) + jnp.diag(jnp.where(mask, 0, scale))
-        values = jnp.abs(jnp.linalg.eigvalsh(filled))
+        values = jnp.abs(_eigh(filled)[0])
         return jnp.min(values) > tolerance(matrix.dtype) * scale
 
     counts = jnp.arange(1, m + 1, dtype=jnp.int32)
@@ -135,7 +142,7 @@ def factor(memory: RankOne, inverse: bool = False) -> Factor:
     matrix, _ = _inverse_middle(memory, memory.gamma, inverse)
     mask = _ages(memory) < memory.size
     both = mask[:, None] & mask[None, :]
-    values, vectors = jnp.linalg.eigh(jnp.where(both, matrix, 0) + jnp.diag(~mask))
+    values, vectors = _eigh(jnp.where(both, matrix, 0) + jnp.diag(~mask).astype(matrix.dtype))
     middle = (vectors / jnp.where(values == 0, 1, values)) @ vectors.T
     middle = jnp.where(both, middle, 0)
     if inverse:
@@ -193,8 +200,8 @@ def spectrum(memory: RankOne, matrix: Factor) -> Spectrum:
     both = mask[:, None] & mask[None, :]
     cross = matrix.on_s * matrix.on_y * (memory.sy + memory.sy.T)
     gram = matrix.on_s**2 * memory.ss + cross + matrix.on_y**2 * memory.yy
-    sizes = matrix.on_s**2 * jnp.diagonal(memory.ss) + matrix.on_y**2 * jnp.diagonal(memory.yy)
-    squares, vectors = jnp.linalg.eigh(jnp.where(both, gram, 0))
+    sizes = matrix.on_s**2 * _tree.diagonal(memory.ss) + matrix.on_y**2 * _tree.diagonal(memory.yy)
+    squares, vectors = _eigh(jnp.where(both, gram, 0))
     # Beside the numbers that were subtracted the smallest are rounding.
     largest = jnp.max(jnp.where(mask, sizes, 0))
     present = squares > tolerance(squares.dtype) * largest
@@ -204,7 +211,7 @@ def spectrum(memory: RankOne, matrix: Factor) -> Spectrum:
     # What does not exist has an eigenvalue far away, so that it does not mix with the others.
     inner = r @ matrix.middle @ r.T
     far = 2 * jnp.sum(jnp.abs(inner)) + 1
-    values, rotation = jnp.linalg.eigh(inner + jnp.diag(jnp.where(present, 0, far)))
+    values, rotation = _eigh(inner + jnp.diag(jnp.where(present, 0, far)))
     count = jnp.sum(present)
     exists = jnp.arange(len(values)) < count
     return Spectrum(matrix.base + values, exists, to_range @ rotation)
@@ -278,7 +285,7 @@ def update(
 def _newest_gamma(memory: RankOne) -> Scalar:
     """Returns yᵀy/sᵀy of the newest pair with sᵀy > 0, or the last γ where there is none."""
     ages = _ages(memory)
-    sy, yy = jnp.diagonal(memory.sy), jnp.diagonal(memory.yy)
+    sy, yy = _tree.diagonal(memory.sy), _tree.diagonal(memory.yy)
     positive = (ages < memory.size) & (sy > 0)
     slot = jnp.argmin(jnp.where(positive, ages, len(ages)))
     ratio = yy[slot] / jnp.where(sy[slot] > 0, sy[slot], 1)

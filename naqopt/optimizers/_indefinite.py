@@ -261,6 +261,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         sound = usable & (predicted > 0)
         ratio = jnp.where(sound, (here - there) / jnp.where(sound, predicted, 1), 0)
         accepted = moving & ~refused & (ratio > MIN_RATIO)
+        taken, moving, refused, accepted, ratio = _tree.together(
+            taken, moving, refused, accepted, ratio
+        )
         rejected = taken & moving & ~refused & ~accepted
         length = jnp.sqrt(_tree.squared_norm(step)).astype(dtype)
         next_radius = trust_region.next_radius(radius, ratio, length)

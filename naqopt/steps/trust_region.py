@@ -181,7 +181,7 @@ def steihaug(
 
         lower = jnp.where(model(behind) < model(ahead), behind, ahead)
         leaves = ~convex | out
-        tau = jnp.where(convex, jnp.where(out, ahead, alpha), lower)
+        (tau,) = _tree.together(jnp.where(convex, jnp.where(out, ahead, alpha), lower))
         z, r = add(z, tau, d), add(r, tau, bd)
         new_rr = _tree.squared_norm(r)
         beta = new_rr / jnp.where(rr > 0, rr, 1)
