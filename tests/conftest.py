@@ -9,10 +9,10 @@ import pytest
 
 # XLA reads its flags once, on JAX's import. The sharding tests run on eight simulated devices.
 _FLAGS = {"xla_force_host_platform_device_count": 8}
-if "NAQOPT_TEST_AS_COMPILED_BY_DEFAULT" not in os.environ:
-    # Compiling takes most of the tests' time, and on a CPU three quarters of it goes into making
-    # each kernel a module of its own and into the last steps of LLVM. Neither changes the program,
-    # only the machine code. `make test-full` runs the listings as users compile them, too.
+if "NAQOPT_QUICK_COMPILATION" in os.environ:
+    # Compiling takes most of the tests' time, and on a CPU three quarters of it go into making each
+    # kernel a module of its own and into -O3. These change machine code only, not the program that
+    # XLA makes of ours.
     _FLAGS |= {"xla_cpu_use_fusion_emitters": "false", "xla_backend_optimization_level": 2}
 _GIVEN = os.environ.get("XLA_FLAGS", "")
 _ADDED = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN]

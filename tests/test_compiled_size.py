@@ -11,11 +11,9 @@ import naqopt
 
 
 def loss(params):
-    """Of layers that wait for each other, with weights and biases by turns."""
-    hidden = jnp.ones(8)
-    for name, leaf in params.items():
-        hidden = jnp.tanh(hidden @ leaf) if "weight" in name else hidden + leaf
-    return jnp.sum(jnp.square(hidden - 0.5))
+    """As cheap to compile as may be: what is measured is the optimizer."""
+    sums = [jnp.sum(jnp.square(leaf - 0.5)) for leaf in params.values()]
+    return jnp.sum(jnp.stack(sums) ** 1.5)
 
 
 @functools.cache
@@ -32,8 +30,9 @@ def instructions(tx, arrays):
         return optax.apply_updates(params, updates), state
 
     lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params))
-    # Machine code is not looked at.
-    compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
+    # Machine code is not looked at, and may be made in the quickest way.
+    quickly = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    compiled = lowered.compile(compiler_options=quickly)
     return sum(" = " in line for line in compiled.as_text().splitlines())
 
 
