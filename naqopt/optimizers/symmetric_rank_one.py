@@ -300,7 +300,7 @@ def mosr1(
       2022.
 
     Costs one gradient a step, the caller's, and two losses; 2 m + 4 copies of the params (24 by
-    default), or d + 4 with a dense matrix, and up to 11 in a step. On mini-batches its pairs mix
+    default), or d + 4 with a dense matrix, and up to 10 in a step. On mini-batches its pairs mix
     two batches. Under `optax.inject_hyperparams` name what `naqopt.sr1n` names.
     """
     return _method(
