@@ -107,6 +107,7 @@ def _combine(coefficients: jax.Array, halves: jax.Array, rows: jax.Array) -> jax
     return product if product.ndim < rows.ndim else product[0] + product[1]
 
 
+@jax.custom_jvp
 def together(*numbers: jax.Array) -> tuple[jax.Array, ...]:
     """Returns numbers (or arrays of one shape) as they are, computed once and in one place.
 
@@ -127,6 +128,12 @@ def together(*numbers: jax.Array) -> tuple[jax.Array, ...]:
     else:
         bits = _maxima(bits)
     return tuple(_of_bits(x, number.dtype) for x, number in zip(bits, numbers, strict=True))
+
+
+@together.defjvp
+def _together_jvp(numbers: Any, tangents: Any) -> tuple[Any, Any]:
+    """It is the identity, which its bits do not show."""
+    return together(*numbers), tuple(tangents)
 
 
 def _bits(x: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from naqopt import _checks, _closures
+from naqopt import _checks, _closures, _tree
 from naqopt._tree import Tree
 
 # A layout is a tree like the params with a `Slot` for every array. Slots have no leaves, so a
@@ -75,7 +75,9 @@ def to_vectors(layout: Tree, tree: Tree) -> Tree:
     def concatenate(leaves: list[jax.Array]) -> jax.Array:
         # Of dtypes, not of arrays, among which weakly typed ones would not count.
         dtype = jnp.result_type(*(x.dtype for x in leaves))
-        return jnp.concatenate([x.astype(dtype).reshape(-1) for x in leaves])
+        vector = jnp.concatenate([x.astype(dtype).reshape(-1) for x in leaves])
+        # XLA would put the arrays together anew in everything that reads the vector.
+        return _tree.together(vector)[0] if len(leaves) > 1 else vector
 
     return {name: concatenate(leaves) for name, leaves in groups.items()} if groups else tree
 
@@ -91,6 +93,8 @@ def from_vectors(layout: Tree, vectors: Tree) -> Tree:
             return [vector] * len(group)
         # A split transposes to one concatenation. A slice of its own for each array would transpose
         # to as many vectors of full length, padded with zeros and added up.
+        # Nor is the vector to be computed anew in each of its parts.
+        vector = _tree.together(vector)[0] if len(group) > 1 else vector
         parts = lax.split(vector, [math.prod(slot.shape) for slot in group])
         return [part.reshape(slot.shape) for part, slot in zip(parts, group, strict=True)]
 
