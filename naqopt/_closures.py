@@ -43,7 +43,7 @@ def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tre
     _checks.same_structure(optimizer, "updates", updates, params)
     same = grad is None or same_leaves(grad, updates)  # nothing in front has changed it
     updates, grad = jax.tree.map(jnp.asarray, (updates, grad))
-    raw = updates if same else raw_gradient(optimizer, updates, grad)
+    raw = updates if same else pruned(optimizer, "grad", grad, updates)
     squared = _tree.squared_norm(updates)
     taken = jnp.isfinite(squared)
     if not same:
@@ -104,11 +104,6 @@ def gradient(
     result = grad_fn(params)
     _checks.same_structure(optimizer, "grad_fn(params)", result, params)
     return result
-
-
-def raw_gradient(optimizer: str, updates: Tree, grad: Tree | None) -> Tree:
-    """Returns the raw gradient: `grad`, pruned as `updates` is, or `updates` without it."""
-    return updates if grad is None else pruned(optimizer, "grad", grad, updates)
 
 
 def same_leaves(a: Tree, b: Tree) -> bool:

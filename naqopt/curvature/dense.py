@@ -108,7 +108,7 @@ def bfgs_update(
     Before the first pair H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy.
     """
     dtype = jax.tree.leaves(dense.matrix)[0].dtype
-    sy, yy, ss = (_tree.dot(a, b).astype(dtype) for a, b in ((s, y), (y, y), (s, s)))
+    sy, yy, ss = (x.astype(dtype) for x in _tree.dots((s, y), (y, y), (s, s)))
     tiny = jnp.finfo(dtype).tiny
     finite = jnp.isfinite(ss) & jnp.isfinite(yy) & jnp.isfinite(sy)
     stored = accept & finite & (sy > min_curvature * ss) & (sy >= tiny)

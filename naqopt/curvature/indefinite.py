@@ -132,7 +132,7 @@ def dense_rank_one(optimizer: str) -> Indefinite:
         usable = jnp.isfinite(length) & (length > 0)
         scale = jnp.where(usable, 1 / jnp.where(usable, length, 1), 0)
         s, y = (_tree.scale(scale, _tree.widen(x)) for x in (s, y))
-        sy, yy, ss = (_tree.dot(a, b).astype(dtype) for a, b in ((s, y), (y, y), (s, s)))
+        sy, yy, ss = (x.astype(dtype) for x in _tree.dots((s, y), (y, y), (s, s)))
         finite = jnp.isfinite(yy) & jnp.isfinite(sy)
 
         def test(known: Tree) -> tuple[Tree, Scalar, Scalar]:
