@@ -48,9 +48,9 @@ def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tre
     taken = jnp.isfinite(squared)
     if not same:
         taken = taken & is_finite(raw)
-    zeros = jax.tree.map(jnp.zeros_like, updates)
-    updates = _tree.where(taken, updates, zeros)
-    raw = updates if same else _tree.where(taken, raw, jax.tree.map(jnp.zeros_like, raw))
+    (keep,) = _tree.masks(taken)
+    updates = _tree.choose((keep, updates))
+    raw = updates if same else _tree.choose((keep, raw))
     return Given(updates, raw, params, taken, jnp.where(taken, squared, 0))
 
 

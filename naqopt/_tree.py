@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Tree = Any
 Scalar = jax.Array
+Mask = jax.Array  # an int32 with all bits set or none
 
 
 def accumulation_dtype(*dtypes: Any) -> Any:
@@ -293,9 +294,53 @@ def shard_like(like: jax.Array, x: jax.Array) -> jax.Array:
     )
 
 
+def mask(condition: Scalar) -> Mask:
+    """Returns a number with all bits set where the condition holds and none elsewhere."""
+    return -condition.astype(jnp.int32)
+
+
 def where(condition: Scalar, a: Tree, b: Tree) -> Tree:
-    """Returns a where the condition holds and b elsewhere, leaf by leaf, of equal dtypes."""
-    return jax.tree.map(lambda x, y: lax.select(condition, x, y), a, b)
+    """Returns numbers of a where the condition holds and of b elsewhere; arrays are to `choose`."""
+    return jax.tree.map(functools.partial(lax.select, condition), a, b)
+
+
+def masks(*conditions: Scalar) -> tuple[Mask, ...]:
+    """Returns the masks of several conditions, computed once."""
+    return together(*map(mask, conditions))
+
+
+def choose(*choices: tuple[Mask, Tree]) -> Tree:
+    """Returns the tree whose mask is set, and zeros where none is; of equal dtypes.
+
+    On bits, since for a CPU a loop over an array is compiled once for every way that the conditions
+    in it can fall: three selections in one kernel, and it is eight loops. Nor does what is not
+    chosen matter, infinite or NaN as it may be.
+    """
+    return _choose(*zip(*choices, strict=True))
+
+
+@jax.custom_jvp
+def _choose(chosen: tuple[Mask, ...], trees: tuple[Tree, ...]) -> Tree:
+    def either(*leaves: jax.Array) -> jax.Array:
+        parts = []
+        for mask, leaf in zip(chosen, leaves, strict=True):
+            bits = _bits(leaf)
+            parts.append(mask.astype(bits.dtype) & bits)
+        return _of_bits(functools.reduce(lax.bitwise_or, parts), leaves[0].dtype)
+
+    return jax.tree.map(either, *trees)
+
+
+@_choose.defjvp
+def _choose_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """The same choice among the tangents, linear as that of bits is not."""
+    chosen, trees = primals
+
+    def either(*leaves: jax.Array) -> jax.Array:
+        pairs = zip(chosen, leaves, strict=True)
+        return sum(lax.select(mask != 0, x, jnp.zeros_like(x)) for mask, x in pairs)  # type: ignore[return-value]
+
+    return _choose(chosen, trees), jax.tree.map(either, *tangents[1])
 
 
 def cond(condition: Scalar, if_true: Callable[[], Tree], if_false: Callable[[], Tree]) -> Tree:

@@ -116,7 +116,8 @@ def bfgs_update(
     rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
     first = dense.size == 0
-    hy = _tree.where(first, _tree.scale(gamma, y), multiply(dense, y))
+    begins, goes_on = _tree.masks(first, ~first)
+    hy = _tree.choose((begins, _tree.scale(gamma, y)), (goes_on, multiply(dense, y)))
     factor = 0.5 * (1 + rho * _tree.dot(y, hy).astype(dtype))
     # ρ goes to the vectors first: its square overflows where s is short.
     u = jax.tree.map(
@@ -127,7 +128,8 @@ def bfgs_update(
     stored = stored & jnp.isfinite(_tree.squared_norm(u))
 
     # A refused pair becomes zeros, which leave the matrix as it is.
-    s, u = (_tree.where(stored, x, jax.tree.map(jnp.zeros_like, x)) for x in (s, u))
+    (keep,) = _tree.masks(stored)
+    s, u = _tree.choose((keep, (s, u)))
     start = _begin(dense, gamma, stored & first)
     size = dense.size + stored.astype(jnp.int32)
     return Dense(_add_symmetric(start, s, u), size), stored
@@ -138,7 +140,8 @@ def add_rank_one(
 ) -> Dense:
     """Returns the matrix plus weight · v vᵀ where `accept` holds; the first is added to γI."""
     start = _begin(dense, gamma, accept & (dense.size == 0))
-    vector = _tree.where(accept, vector, jax.tree.map(jnp.zeros_like, vector))
+    (keep,) = _tree.masks(accept)
+    vector = _tree.choose((keep, vector))
     half = _tree.scale(0.5 * weight, vector)
     return Dense(_add_symmetric(start, vector, half), dense.size + accept.astype(jnp.int32))
 
@@ -156,7 +159,8 @@ def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
 
     def precondition(dense: Dense, g: Tree, first_scale: Scalar) -> Tree:
         g = _tree.widen(g)
-        return _tree.where(dense.size > 0, multiply(dense, g), _tree.scale(first_scale, g))
+        filled, empty = _tree.masks(dense.size > 0, dense.size == 0)
+        return _tree.choose((filled, multiply(dense, g)), (empty, _tree.scale(first_scale, g)))
 
     def update(
         dense: Dense, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None

@@ -152,6 +152,7 @@ def limited_memory(
 
     def precondition(pairs: Pairs, g: Tree, first_scale: Scalar) -> Tree:
         gamma = jnp.where(pairs.size > 0, scale(pairs), first_scale.astype(pairs.scales.dtype))
+        (gamma,) = _tree.together(gamma)
         return two_loop(pairs, g, gamma)
 
     def learn(

@@ -97,11 +97,12 @@ class VarianceReducedState(NamedTuple):
             else:
                 curvature, stored = lbfgs.update(curvature, s, y, formed, MIN_CURVATURE)
             events |= {"pairs_stored": stored, "pairs_refused": formed & ~stored}
+        takes, keeps = _tree.masks(usable, ~usable)
         return self._replace(
             curvature=curvature,
             snapshots=jnp.where(usable, optax.safe_increment(self.snapshots), self.snapshots),
-            snapshot_params=_tree.where(usable, iterate, self.snapshot_params),
-            full_grad=_tree.where(usable, full_grad, self.full_grad),
+            snapshot_params=_tree.choose((takes, iterate), (keeps, self.snapshot_params)),
+            full_grad=_tree.choose((takes, full_grad), (keeps, self.full_grad)),
             info=record(self.info, jnp.ones((), bool), events),
         )
 
@@ -179,23 +180,24 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         control = _tree.cond(begun, control_variate, lambda: g)
         step, length, norm, rate = _direction(method, state, control, warming)
         refused = taken & ~(_closures.is_finite(control) & jnp.isfinite(length))
-        taken, refused = _tree.together(taken, refused)
+        goes, runs, stops, skips = _tree.masks(
+            taken & ~refused, taken & ~refused & ~warming, refused, ~taken
+        )
 
         # A refused step leads back to w and stops there, and the pairs go.
-        zeros = _tree.zeros(params)
-        move = _tree.where(refused, zeros, step)
+        move = _tree.choose((goes, step))
         momentum = state.momentum
         velocity = state.velocity
         next_momentum = jnp.zeros((), dtype)
         if method.momentum is not None:
             # v⁺ = μ v + α d, zero in the first epoch; w⁺ = w + v⁺, and on to w⁺ + μ⁺ v⁺ from ŵ.
             lookahead = state.lookahead()
-            velocity = _tree.where(refused | warming, zeros, _tree.add(lookahead, step))
+            velocity = _tree.add(lookahead, step)
             next_momentum = schedules.evaluate("momentum", method.momentum, count, dtype)
             next_momentum = jnp.where(warming, 0, next_momentum)
-            back = jax.tree.map(jnp.negative, lookahead)
-            move = _tree.add(_tree.where(refused, back, step), _tree.scale(next_momentum, velocity))
-            velocity = _tree.where(taken, velocity, state.velocity)
+            onward = _tree.add(step, _tree.scale(next_momentum, velocity))
+            move = _tree.choose((goes, onward), (stops, jax.tree.map(jnp.negative, lookahead)))
+            velocity = _tree.choose((runs, velocity), (skips, state.velocity))
             momentum = _tree.where(taken, next_momentum, state.momentum)
         curvature = state.curvature
         if method.curvature is not None:
@@ -214,6 +216,6 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
                 direction_norm=norm,
             ),
         )
-        return _tree.cast_as(params, _tree.where(taken, move, zeros)), new_state
+        return _tree.cast_as(params, move), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)

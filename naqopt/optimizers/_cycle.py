@@ -95,13 +95,13 @@ def observe(settings: Settings, memory: Memory, g: Tree, accept: Scalar) -> Memo
     G ← G + g² (Eq. 8), or G ← β G + (1 − β) g² with `accumulator_decay` β. G saturates where
     it would overflow.
     """
-    decay = settings.accumulator_decay
+    decay, accepted = settings.accumulator_decay, _tree.mask(accept)
 
     def add(total: jax.Array, x: jax.Array) -> jax.Array:
         x = x.astype(total.dtype)
         new = total + x * x if decay is None else decay * total + (1 - decay) * (x * x)
         new = lax.min(new, jnp.full_like(new, jnp.finfo(total.dtype).max)).astype(total.dtype)
-        return lax.select(accept, new, total)
+        return _tree.choose((accepted, new), (~accepted, total))
 
     return memory._replace(
         accumulator=jax.tree.map(add, memory.accumulator, g),
@@ -129,9 +129,11 @@ def _worse(loss: Callable[[Tree], jax.Array], new: Tree, old: Tree, max_increase
     One `lax.map` over the two points compiles the loss once.
     """
     dtype = _tree.scalar_dtype(new)
-    e_new, e_old = lax.map(
-        lambda i: loss(_tree.where(i == 0, new, old)).astype(dtype), jnp.arange(2)
-    )
+
+    def point(i: Scalar) -> Tree:
+        return jax.tree.map(lambda x, y: lax.select(i == 0, x, y), new, old)
+
+    e_new, e_old = lax.map(lambda i: loss(point(i)).astype(dtype), jnp.arange(2))
     within = e_new <= e_old + (max_increase - 1) * jnp.abs(e_old)
     return ~jnp.isfinite(e_new) | (jnp.isfinite(e_old) & ~within)
 
@@ -201,8 +203,3 @@ def events(refused: Scalar, verdict: Verdict) -> dict[str, Scalar]:
         "restorations": verdict.restored,
         "steps_refused": refused,
     }
-
-
-def next_sum(taken: Scalar, ended: Scalar, new: Tree, old: Tree) -> Tree:
-    """Returns the sum to carry on: none after a cycle's end, the old one after a skipped step."""
-    return _tree.where(ended, _tree.zeros(new), _tree.where(taken, new, old))

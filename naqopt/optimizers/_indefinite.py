@@ -24,7 +24,14 @@ import optax
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature.indefinite import Indefinite
-from naqopt.optimizers.quasi_newton import Pending, Stored, init_pending, init_stored, settle
+from naqopt.optimizers.quasi_newton import (
+    Pending,
+    Stored,
+    init_pending,
+    init_stored,
+    settle,
+    update_stored,
+)
 from naqopt.state import Info, init_info, record
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
@@ -218,8 +225,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             mu = _momentum(method, state.since_rejection, dtype)
             lookahead = _tree.scale(mu, state.velocity)
             point = _tree.add(point, lookahead)
-            previous = _tree.where(state.count > 0, pending.previous, raw)
-            change = _tree.scale(mu, _tree.subtract(raw, previous))
+            # At the first step nothing is behind, and the look-ahead of no velocity is w itself.
+            weight = jnp.where(state.count > 0, mu, 0)
+            change = _tree.scale(weight, _tree.subtract(raw, pending.previous))
             g, measured = _tree.add(g, change), _tree.add(raw, change)
 
         def loss_at(wide_point: Tree) -> jax.Array:
@@ -241,8 +249,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             radius = jnp.where((radius > 0) | ~moving, radius, first)
         solution = _solve(method, curvature, g, jnp.where(radius > 0, radius, 1))
         refused = taken & ~_closures.is_finite(solution.step)
-        zeros = _tree.zeros(params)
-        step = _tree.where(moving & ~refused, solution.step, zeros)
+        (moves,) = _tree.masks(moving & ~refused)
+        step = _tree.choose((moves, solution.step))
 
         if behind:
             arrival = _tree.cast_as(params, _tree.add(point, step))
@@ -261,8 +269,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         sound = usable & (predicted > 0)
         ratio = jnp.where(sound, (here - there) / jnp.where(sound, predicted, 1), 0)
         accepted = moving & ~refused & (ratio > MIN_RATIO)
-        taken, moving, refused, accepted, ratio = _tree.together(
-            taken, moving, refused, accepted, ratio
+        taken, moving, refused, accepted, known, ratio = _tree.together(
+            taken, moving, refused, accepted, _tree.mask(usable), ratio
         )
         rejected = taken & moving & ~refused & ~accepted
         length = jnp.sqrt(_tree.squared_norm(step)).astype(dtype)
@@ -272,44 +280,49 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         if method.two_gradients:
             assert gradient_there is not None
             epsilon = _tree.subtract(_tree.cast_as(point, gradient_there), measured)
-            epsilon = _tree.where(usable, epsilon, zeros)
+            epsilon = _tree.choose((known, epsilon))
             y = method.difference(epsilon, s, measured)
-            forms = taken & moving & ~refused & usable
+            forms = taken & moving & ~refused & (known != 0)
             curvature, kept = method.curvature.update(curvature, s, y, forms)
             events = {"pairs_stored": kept, "pairs_refused": forms & ~kept}
         curvature = method.curvature.clear(curvature, refused)
 
         # Accepted: w⁺ = ŵ + s, v⁺ = μv + s. With a zero gradient the momentum goes on.
         goes_on = ~refused & (accepted | ~moving)
+        goes, back, stays, skips, accepts, declines = _tree.masks(
+            taken & goes_on,
+            taken & ~goes_on,
+            ~taken | rejected,
+            ~taken,
+            taken & accepted,
+            taken & ~accepted,
+        )
         increment = optax.safe_increment(state.since_rejection)
         since_rejection = jnp.where(goes_on, increment, 0)
         next_momentum = _momentum(method, since_rejection, dtype)
-        velocity, move = None, _tree.where(accepted, step, zeros)
+        velocity, move = None, _tree.choose((accepts, step))
         if has_momentum:
             assert lookahead is not None
-            velocity = _tree.where(goes_on, _tree.add(lookahead, step), state.velocity)
-            velocity = _tree.where(refused, zeros, velocity)
+            onward = _tree.add(lookahead, step)
+            velocity = _tree.choose((goes, onward), (stays, state.velocity))
+            move = _tree.choose((goes, onward))
             if ahead:
-                back = jax.tree.map(jnp.negative, lookahead)
-                move = _tree.where(goes_on, step, back)
-                move = _tree.add(move, _tree.scale(next_momentum, velocity))
-            else:
-                move = _tree.where(goes_on, velocity, zeros)
+                move = _tree.choose((goes, step), (back, jax.tree.map(jnp.negative, lookahead)))
+                weight = jnp.where(taken, next_momentum, 0)
+                move = _tree.add(move, _tree.scale(weight, velocity))
 
         if pending is not None:
-            waits = accepted & ~refused
             pending = Pending(
-                waits=jnp.where(taken, waits, pending.waits),
-                s=_tree.where(taken & waits, s, pending.s),
-                extrapolated=_tree.where(taken & waits, measured, pending.extrapolated),
-                previous=_tree.where(taken, raw, pending.previous),
+                waits=jnp.where(taken, accepted, pending.waits),
+                s=_tree.choose((accepts, s), (~accepts, pending.s)),
+                extrapolated=_tree.choose((accepts, measured), (~accepts, pending.extrapolated)),
+                previous=_tree.choose((~skips, raw), (skips, pending.previous)),
             )
         stored = state.stored
         if stored is not None:
             assert gradient_there is not None
-            new = _tree.where(accepted, (there, gradient_there), (here, raw))
-            new = _tree.cast_as(tuple(stored), new)
-            stored = Stored(*_tree.where(taken, new, tuple(stored)))
+            fates = accepts, declines, skips
+            stored = update_stored(stored, fates, Stored(here, raw), Stored(there, gradient_there))
         info = record(
             state.info,
             taken,
@@ -323,14 +336,14 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             count=jnp.where(taken, count, state.count),
             since_rejection=jnp.where(taken, since_rejection, state.since_rejection),
             momentum=_tree.where(taken, next_momentum, state.momentum) if ahead else None,
-            velocity=_tree.where(taken, velocity, state.velocity) if has_momentum else None,
+            velocity=velocity,
             curvature=curvature,
             radius=jnp.where(taken, radius, state.radius),
             pending=pending,
             stored=stored,
             info=info,
         )
-        return _tree.cast_as(params, _tree.where(taken, move, zeros)), new_state
+        return _tree.cast_as(params, move), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

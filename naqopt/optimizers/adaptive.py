@@ -206,9 +206,10 @@ def adaqn(
         alpha = schedules.evaluate("learning_rate", learning_rate, state.count, norm.dtype)
 
         # w⁺ = w − α H g; with a direction that is not finite the iterate stays and the pairs go.
-        taken, refused, factor = _tree.together(taken, taken & ~jnp.isfinite(alpha * norm), -alpha)
+        refused = taken & ~jnp.isfinite(alpha * norm)
+        goes, factor = _tree.together(_tree.mask(taken & ~refused), -alpha)
         memory = _cycle.forget_pairs(memory, refused)
-        step = _tree.where(refused, _tree.zeros(product), _tree.scale(factor, product))
+        step = _tree.choose((goes, _tree.scale(factor, product)))
 
         # w_s += w⁺ and, at a cycle's end, w_n = w_s/L
         iterate_sum = jax.tree.map(jnp.add, state.iterate_sum, _tree.add(params, step))
@@ -218,13 +219,16 @@ def adaqn(
         )
 
         # w⁺ = w_o on a restoration; w_o = w_n after the first cycle and with a stored pair only.
-        step = _tree.where(verdict.restored, _tree.subtract(state.anchor, params), step)
         anchored = verdict.anchored & (~verdict.passed | verdict.stored)
         ended = verdict.anchored | verdict.restored
+        goes, returns, skips, within, anchored = _tree.masks(
+            taken & ~verdict.restored, verdict.restored, ~taken, taken & ~ended, anchored
+        )
+        step = _tree.choose((goes, step), (returns, _tree.subtract(state.anchor, params)))
         new_state = AdaqnState(
             count=jnp.where(taken, count, state.count),
-            iterate_sum=_cycle.next_sum(taken, ended, iterate_sum, state.iterate_sum),
-            anchor=_tree.where(anchored, mean, state.anchor),
+            iterate_sum=_tree.choose((within, iterate_sum), (skips, state.iterate_sum)),
+            anchor=_tree.choose((anchored, mean), (~anchored, state.anchor)),
             memory=memory,
             info=record(
                 state.info,
@@ -234,7 +238,6 @@ def adaqn(
                 direction_norm=norm,
             ),
         )
-        step = _tree.where(taken, step, _tree.zeros(step))
         return _tree.cast_as(params, step), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -419,13 +422,12 @@ def asnaq(
             trial = _tree.cast_as(params, _tree.add(params, step))
             g_next = _closures.gradient("asnaq", loss, grad_fn, trial)
             refused = taken & ~(_closures.is_finite(g_next) & jnp.isfinite(length))
-        taken, refused = _tree.together(taken, refused)
-        memory = _cycle.observe(settings, state.memory, g_next, taken & ~refused)
+        goes, stops = _tree.masks(taken & ~refused, refused)
+        memory = _cycle.observe(settings, state.memory, g_next, goes != 0)
 
         # A refused step leads back to w and stops there, and the pairs go.
-        lookahead = state.lookahead()
-        velocity = _tree.where(refused, _tree.zeros(step), _tree.add(lookahead, step))
-        step = _tree.where(refused, _tree.scale(-mu, state.velocity), step)
+        velocity = _tree.choose((goes, _tree.add(state.lookahead(), step)))
+        step = _tree.choose((goes, step), (stops, _tree.scale(-mu, state.velocity)))
         memory = _cycle.forget_pairs(memory, refused)
 
         # lines 8 to 11
@@ -437,8 +439,14 @@ def asnaq(
         )
 
         # lines 16 and 17, or 22; the next look-ahead point is made with the new μ
-        step = _tree.where(verdict.restored, _tree.subtract(state.anchor, params), step)
-        velocity = _tree.where(verdict.restored, state.velocity_anchor, velocity)
+        ended = verdict.anchored | verdict.restored
+        goes, returns, skips, within, anchored = _tree.masks(
+            taken & ~verdict.restored, verdict.restored, ~taken, taken & ~ended, verdict.anchored
+        )
+        step = _tree.choose((goes, step), (returns, _tree.subtract(state.anchor, params)))
+        velocity = _tree.choose(
+            (goes, velocity), (returns, state.velocity_anchor), (skips, state.velocity)
+        )
         lowered = jnp.maximum(mu / momentum_factor, min_momentum)
         raised = jnp.minimum(mu * momentum_factor, max_momentum)
         momentum = jnp.where(verdict.restored, lowered, jnp.where(verdict.passed, raised, mu))
@@ -449,17 +457,18 @@ def asnaq(
             verdict.restored, smaller, jnp.where(verdict.passed, larger, state.step_scale)
         )
 
-        ended = verdict.anchored | verdict.restored
         velocity_mean = jax.tree.map(lambda x: x / cycle_length, velocity_sum)
         new_state = AsnaqState(
             count=jnp.where(taken, count, state.count),
             momentum=momentum,
             step_scale=scale.astype(dtype),
-            velocity=_tree.where(taken, velocity, state.velocity),
-            iterate_sum=_cycle.next_sum(taken, ended, iterate_sum, state.iterate_sum),
-            velocity_sum=_cycle.next_sum(taken, ended, velocity_sum, state.velocity_sum),
-            anchor=_tree.where(verdict.anchored, mean, state.anchor),  # line 27
-            velocity_anchor=_tree.where(verdict.anchored, velocity_mean, state.velocity_anchor),
+            velocity=velocity,
+            iterate_sum=_tree.choose((within, iterate_sum), (skips, state.iterate_sum)),
+            velocity_sum=_tree.choose((within, velocity_sum), (skips, state.velocity_sum)),
+            anchor=_tree.choose((anchored, mean), (~anchored, state.anchor)),  # line 27
+            velocity_anchor=_tree.choose(
+                (anchored, velocity_mean), (~anchored, state.velocity_anchor)
+            ),
             memory=memory,
             info=record(
                 state.info,
@@ -470,8 +479,8 @@ def asnaq(
                 direction_norm=norm,
             ),
         )
-        step = _tree.add(step, _tree.scale(momentum, velocity))  # w⁺ + μ⁺ v⁺ − (w + μ v)
-        step = _tree.where(taken, step, _tree.zeros(step))
+        # w⁺ + μ⁺ v⁺ − (w + μ v); nothing where the step is skipped
+        step = _tree.add(step, _tree.scale(jnp.where(taken, momentum, 0), velocity))
         return _tree.cast_as(params, step), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from naqopt import _checks, _closures, _tree
-from naqopt._tree import Scalar, Tree
+from naqopt._tree import Mask, Scalar, Tree
 from naqopt.curvature import Curvature
 from naqopt.state import Info, init_info, record
 from naqopt.steps import schedules
@@ -304,8 +304,9 @@ def _step(
         mu = _momentum(method, state.count, dtype)
         lookahead = _tree.scale(mu, state.velocity)
         point = _tree.add(point, lookahead)
-        previous = _tree.where(state.count > 0, state.pending.previous, raw)
-        change = _tree.scale(mu, _tree.subtract(raw, previous))
+        # At the first step nothing is behind, and the look-ahead of no velocity is w itself.
+        weight = jnp.where(state.count > 0, mu, 0)
+        change = _tree.scale(weight, _tree.subtract(raw, state.pending.previous))
         g, extrapolated = _tree.add(g, change), _tree.add(raw, change)
         squared_g = _tree.squared_norm(g)
     direction, length, norm, rate = _direction(method, curvature, g, squared_g, state.count)
@@ -341,28 +342,28 @@ def _step(
     # A refused step leads back to w and stops there, and the pairs go.
     refused = taken & refused
     curvature = method.curvature.clear(curvature, refused)
-    zeros = _tree.zeros(params)
-    if method.momentum is not None:
-        velocity = _tree.where(refused, zeros, velocity)
+    goes, stops, skips = _tree.masks(taken & ~refused, refused, ~taken)
     next_momentum = _momentum(method, count, dtype)
     if ahead:
         # to the next look-ahead point: w⁺ + μ⁺ v⁺ − ŵ
-        back = jax.tree.map(jnp.negative, lookahead)
-        move = _tree.where(refused, back, step)
-        move = _tree.add(move, _tree.scale(next_momentum, velocity))
+        onward = _tree.add(step, _tree.scale(next_momentum, velocity))
+        move = _tree.choose((goes, onward), (stops, jax.tree.map(jnp.negative, lookahead)))
     else:
-        move = velocity if method.momentum is not None else _tree.where(refused, zeros, step)
+        move = _tree.choose((goes, velocity))
 
     pending = state.pending
     if pending is not None:
-        # Of a refused step no pair waits, whatever stands in its place.
-        new = Pending(~refused, s, extrapolated, raw if behind else None)
-        pending = _tree.where(taken, new, pending)
+        pending = Pending(
+            waits=jnp.where(taken, ~refused, pending.waits),
+            s=_tree.choose((goes, s), (skips, pending.s)),
+            extrapolated=_tree.choose((goes, extrapolated), (skips, pending.extrapolated)),
+            previous=_tree.choose((~skips, raw), (skips, pending.previous)) if behind else None,
+        )
     stored = state.stored
     if stored is not None:
         there = _value_and_grad(choice, loss, grad_fn, arrival)
         here = Stored(loss_at_point(), raw)
-        stored = _update_stored(stored, taken, refused, here, there)
+        stored = update_stored(stored, (goes, stops, skips), here, there)
     info = record(
         state.info,
         taken,
@@ -375,14 +376,16 @@ def _step(
     new_state = QuasiNewtonState(
         count=jnp.where(taken, count, state.count),
         momentum=_tree.where(taken, next_momentum, state.momentum) if ahead else None,
-        velocity=None if lookahead is None else _tree.where(taken, velocity, state.velocity),
+        velocity=None
+        if lookahead is None
+        else _tree.choose((goes, velocity), (skips, state.velocity)),
         curvature=curvature,
         pending=pending,
         step_length=_tree.where(taken, number, state.step_length),
         stored=stored,
         info=info,
     )
-    return _tree.cast_as(params, _tree.where(taken, move, zeros)), new_state
+    return _tree.cast_as(params, move), new_state
 
 
 def init_pending(params: Tree, has_momentum: bool) -> Pending:
@@ -413,9 +416,8 @@ def _value_and_grad(choice: Choice, loss: Any, grad_fn: Any, arrival: Tree) -> S
     return Stored(choice.loss, choice.gradient)
 
 
-def _update_stored(
-    old: Stored, taken: Scalar, refused: Scalar, here: Stored, there: Stored
-) -> Stored:
-    """Keeps what holds at the params after the step, in the dtypes of before."""
-    there, here = _tree.cast_as(old, there), _tree.cast_as(old, here)
-    return _tree.where(taken, _tree.where(refused, here, there), old)
+def update_stored(old: Stored, fates: tuple[Mask, ...], here: Stored, there: Stored) -> Stored:
+    """Keeps what holds at the params after a step that goes, stops or is skipped."""
+    goes, stops, skips = fates
+    there, here = _tree.cast_as(old, there), _tree.cast_as(old, here)  # the dtypes of before
+    return _tree.choose((goes, there), (stops, here), (skips, old))

@@ -1,8 +1,6 @@
 """The direction of descent."""
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
@@ -36,8 +34,6 @@ def descent(
     inverse = jnp.where(divisor > 0, 1 / jnp.where(divisor > 0, divisor, 1), 0)
     length = rate * jnp.where(usable, norm * inverse, 1)
     factor = jnp.where(jnp.isfinite(length), -rate * inverse, 0)
-    usable, length, factor = _tree.together(usable, length, factor)
-    scaled = jax.tree.map(
-        lambda h, x: factor.astype(h.dtype) * lax.select(usable, h, x.astype(h.dtype)), product, g
-    )
-    return scaled, length
+    usable, length, factor = _tree.together(_tree.mask(usable), length, factor)
+    chosen = _tree.choose((usable, product), (~usable, _tree.cast_as(product, g)))
+    return _tree.scale(factor, chosen), length
