@@ -83,7 +83,24 @@ def record(info: Info, taken: Scalar, events: Mapping[str, Scalar], **scalars: S
     new["steps_skipped"] = add("steps_skipped", ~taken)
     for name, scalar in scalars.items():
         new[name] = jnp.where(taken & jnp.isfinite(scalar), scalar, getattr(info, name))
-    return info._replace(**dict(zip(new, _tree.together(*new.values()), strict=True)))
+    return info._replace(**new)
+
+
+def gathered(new: Any, old: Any) -> Any:
+    """Returns the new state with the numbers that have changed computed in one place.
+
+    Each of them would be a kernel to compile and to launch, with the step's decisions in it anew.
+    """
+    leaves, structure = jax.tree.flatten(new)
+    changed = [
+        i
+        for i, (leaf, before) in enumerate(zip(leaves, jax.tree.leaves(old), strict=True))
+        if leaf.ndim == 0 and leaf is not before
+    ]
+    numbers = _tree.together(*(leaves[i] for i in changed))
+    for i, number in zip(changed, numbers, strict=True):
+        leaves[i] = number
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _is_state(node: Any) -> bool:

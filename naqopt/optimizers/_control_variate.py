@@ -24,7 +24,7 @@ import optax
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature, dense, lbfgs
-from naqopt.state import Info, init_info, record
+from naqopt.state import Info, gathered, init_info, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
 from naqopt.steps.schedules import Momentum
@@ -216,6 +216,6 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
                 direction_norm=norm,
             ),
         )
-        return _tree.cast_as(params, move), new_state
+        return _tree.cast_as(params, move), gathered(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

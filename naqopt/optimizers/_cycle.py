@@ -17,7 +17,7 @@ from naqopt.curvature import fisher as fisher_ring
 from naqopt.curvature import lbfgs
 from naqopt.curvature import pairs as pair_ring
 from naqopt.curvature.fisher import Fisher
-from naqopt.curvature.pairs import Pairs, Products
+from naqopt.curvature.pairs import Pairs
 
 
 class Settings(NamedTuple):
@@ -138,17 +138,21 @@ def _worse(loss: Callable[[Tree], jax.Array], new: Tree, old: Tree, max_increase
     return ~jnp.isfinite(e_new) | (jnp.isfinite(e_old) & ~within)
 
 
+def ends(settings: Settings, count: Scalar, taken: Scalar) -> Scalar:
+    """Returns whether the k-th step ends a cycle (line 10); a skipped one does not."""
+    return taken & (count % settings.cycle_length == 0)
+
+
 def end_cycle(
     settings: Settings,
     loss: Callable[[Tree], jax.Array],
     params: Tree,
     memory: Memory,
     count: Scalar,
-    taken: Scalar,
     mean: Tree,
     anchor: Tree,
-) -> tuple[Memory, Verdict]:
-    """Compares the mean iterate with the anchor, then stores the pair or clears the memory.
+) -> tuple[Pairs, Verdict]:
+    """Compares the mean iterate with the anchor, then stores the pair or forgets all pairs.
 
     Args:
       settings: the optimizer's arguments.
@@ -156,19 +160,17 @@ def end_cycle(
       params: gives the dtypes at which the loss is evaluated.
       memory: the memory before.
       count: k, this step included.
-      taken: whether the step was taken; a skipped one ends no cycle.
-      mean: w_n, meaningful at a cycle's end only.
+      mean: w_n.
       anchor: w_o.
 
     Returns:
-      The memory after and the verdict; within a cycle the memory as it was.
+      The pairs after and the verdict.
     """
-    ending = taken & (count % settings.cycle_length == 0)  # line 10
-    compare = ending & (count > settings.cycle_length)  # line 13, t > 0
 
     def loss_at(point: Tree) -> jax.Array:
         return loss(_tree.cast_as(params, point))
 
+    compare = count > settings.cycle_length  # line 13, t > 0
     worse = compare & _tree.cond(
         compare,
         lambda: _worse(loss_at, mean, anchor, settings.max_increase),  # line 14
@@ -177,22 +179,24 @@ def end_cycle(
     passed = compare & ~worse
 
     s = _tree.subtract(mean, anchor)  # line 20
-
-    def fisher_product() -> tuple[Tree, Products]:
-        y = fisher_ring.product(memory.fisher, s)  # line 21
-        return y, pair_ring.products(memory.pairs, s, y)
-
-    y, new = _tree.cond(
-        passed, fisher_product, lambda: (_tree.zeros(s), pair_ring.no_products(memory.pairs))
-    )
+    y = fisher_ring.product(memory.fisher, s)  # line 21
+    new = pair_ring.products(memory.pairs, s, y)
     stored = passed & pair_ring.is_usable(new) & (new.sy > settings.eps * new.yy)  # line 23
     (stored,) = _tree.together(stored)
     pairs = pair_ring.store(memory.pairs, s, y, new, stored)  # line 24
-    memory = memory._replace(
-        pairs=pair_ring.clear(pairs, worse),  # line 15
-        fisher=fisher_ring.clear(memory.fisher, worse),  # line 15
-    )
-    return memory, Verdict(ending & ~worse, passed, worse, stored)
+    return pair_ring.clear(pairs, worse), Verdict(~worse, passed, worse, stored)  # line 15
+
+
+def goes_on(memory: Memory) -> tuple[Pairs, Verdict]:
+    """Returns the pairs and the verdict of a step that ends no cycle."""
+    no = jnp.zeros((), bool)
+    return memory.pairs, Verdict(no, no, no, no)
+
+
+def settle(memory: Memory, pairs: Pairs, verdict: Verdict) -> Memory:
+    """Returns the memory with the pairs that an end of a cycle has left."""
+    fisher = fisher_ring.clear(memory.fisher, verdict.restored)  # line 15
+    return memory._replace(pairs=pairs, fisher=fisher)
 
 
 def events(refused: Scalar, verdict: Verdict) -> dict[str, Scalar]:

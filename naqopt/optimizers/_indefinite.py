@@ -32,7 +32,7 @@ from naqopt.optimizers.quasi_newton import (
     settle,
     update_stored,
 )
-from naqopt.state import Info, init_info, record
+from naqopt.state import Info, gathered, init_info, record
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
 
@@ -343,7 +343,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             stored=stored,
             info=info,
         )
-        return _tree.cast_as(params, move), new_state
+        return _tree.cast_as(params, move), gathered(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -17,7 +17,7 @@ from naqopt import _checks, _closures, _tree
 from naqopt._tree import Tree
 from naqopt.optimizers import _cycle
 from naqopt.optimizers._cycle import Memory, Settings
-from naqopt.state import Info, init_info, record
+from naqopt.state import Info, gathered, init_info, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
 
@@ -207,29 +207,44 @@ def adaqn(
 
         # w⁺ = w − α H g; with a direction that is not finite the iterate stays and the pairs go.
         refused = taken & ~jnp.isfinite(alpha * norm)
-        goes, factor = _tree.together(_tree.mask(taken & ~refused), -alpha)
+        goes, skips, factor = _tree.together(
+            _tree.mask(taken & ~refused), _tree.mask(~taken), -alpha
+        )
         memory = _cycle.forget_pairs(memory, refused)
         step = _tree.choose((goes, _tree.scale(factor, product)))
 
         # w_s += w⁺ and, at a cycle's end, w_n = w_s/L
         iterate_sum = jax.tree.map(jnp.add, state.iterate_sum, _tree.add(params, step))
-        mean = jax.tree.map(lambda x: x / cycle_length, iterate_sum)
-        memory, verdict = _cycle.end_cycle(
-            settings, loss, params, memory, count, taken, mean, state.anchor
-        )
+        iterate_sum = _tree.choose((~skips, iterate_sum), (skips, state.iterate_sum))
 
-        # w⁺ = w_o on a restoration; w_o = w_n after the first cycle and with a stored pair only.
-        anchored = verdict.anchored & (~verdict.passed | verdict.stored)
-        ended = verdict.anchored | verdict.restored
-        goes, returns, skips, within, anchored = _tree.masks(
-            taken & ~verdict.restored, verdict.restored, ~taken, taken & ~ended, anchored
+        def end() -> Any:
+            mean = jax.tree.map(lambda x: x / cycle_length, iterate_sum)
+            pairs, verdict = _cycle.end_cycle(
+                settings, loss, params, memory, count, mean, state.anchor
+            )
+            # w⁺ = w_o on a restoration; w_o = w_n after the first cycle and with a stored pair.
+            returns, anchored = _tree.masks(
+                verdict.restored, verdict.anchored & (~verdict.passed | verdict.stored)
+            )
+            back = _tree.subtract(state.anchor, params)
+            return (
+                (pairs, verdict),
+                _tree.choose((returns, back), (~returns, step)),
+                _tree.zeros(iterate_sum),
+                _tree.choose((anchored, mean), (~anchored, state.anchor)),
+            )
+
+        outcome, step, iterate_sum, anchor = _tree.cond(
+            _cycle.ends(settings, count, taken),
+            end,
+            lambda: (_cycle.goes_on(memory), step, iterate_sum, state.anchor),
         )
-        step = _tree.choose((goes, step), (returns, _tree.subtract(state.anchor, params)))
+        verdict = outcome[1]
         new_state = AdaqnState(
             count=jnp.where(taken, count, state.count),
-            iterate_sum=_tree.choose((within, iterate_sum), (skips, state.iterate_sum)),
-            anchor=_tree.choose((anchored, mean), (~anchored, state.anchor)),
-            memory=memory,
+            iterate_sum=iterate_sum,
+            anchor=anchor,
+            memory=_cycle.settle(memory, *outcome),
             info=record(
                 state.info,
                 taken,
@@ -238,7 +253,7 @@ def adaqn(
                 direction_norm=norm,
             ),
         )
-        return _tree.cast_as(params, step), new_state
+        return _tree.cast_as(params, step), gathered(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -422,31 +437,45 @@ def asnaq(
             trial = _tree.cast_as(params, _tree.add(params, step))
             g_next = _closures.gradient("asnaq", loss, grad_fn, trial)
             refused = taken & ~(_closures.is_finite(g_next) & jnp.isfinite(length))
-        goes, stops = _tree.masks(taken & ~refused, refused)
+        goes, stops, skips = _tree.masks(taken & ~refused, refused, ~taken)
         memory = _cycle.observe(settings, state.memory, g_next, goes != 0)
 
         # A refused step leads back to w and stops there, and the pairs go.
-        velocity = _tree.choose((goes, _tree.add(state.lookahead(), step)))
+        velocity = _tree.add(state.lookahead(), step)
+        velocity = _tree.choose((goes, velocity), (skips, state.velocity))
         step = _tree.choose((goes, step), (stops, _tree.scale(-mu, state.velocity)))
         memory = _cycle.forget_pairs(memory, refused)
 
         # lines 8 to 11
         iterate_sum = jax.tree.map(jnp.add, state.iterate_sum, _tree.add(params, step))
         velocity_sum = jax.tree.map(jnp.add, state.velocity_sum, velocity)
-        mean = jax.tree.map(lambda x: x / cycle_length, iterate_sum)
-        memory, verdict = _cycle.end_cycle(
-            settings, loss, params, memory, count, taken, mean, state.anchor
+        sums = _tree.choose(
+            (~skips, (iterate_sum, velocity_sum)), (skips, (state.iterate_sum, state.velocity_sum))
         )
+        anchors = state.anchor, state.velocity_anchor
 
-        # lines 16 and 17, or 22; the next look-ahead point is made with the new μ
-        ended = verdict.anchored | verdict.restored
-        goes, returns, skips, within, anchored = _tree.masks(
-            taken & ~verdict.restored, verdict.restored, ~taken, taken & ~ended, verdict.anchored
+        def end() -> Any:
+            means = jax.tree.map(lambda x: x / cycle_length, sums)
+            pairs, verdict = _cycle.end_cycle(
+                settings, loss, params, memory, count, means[0], state.anchor
+            )
+            (returns,) = _tree.masks(verdict.restored)
+            back = _tree.subtract(state.anchor, params), state.velocity_anchor
+            return (
+                (pairs, verdict),
+                _tree.choose((returns, back), (~returns, (step, velocity))),  # lines 16 and 17
+                _tree.zeros(sums),
+                _tree.choose((returns, anchors), (~returns, means)),  # line 27
+            )
+
+        outcome, (step, velocity), sums, anchors = _tree.cond(
+            _cycle.ends(settings, count, taken),
+            end,
+            lambda: (_cycle.goes_on(memory), (step, velocity), sums, anchors),
         )
-        step = _tree.choose((goes, step), (returns, _tree.subtract(state.anchor, params)))
-        velocity = _tree.choose(
-            (goes, velocity), (returns, state.velocity_anchor), (skips, state.velocity)
-        )
+        verdict = outcome[1]
+
+        # lines 16 or 22; the next look-ahead point is made with the new μ
         lowered = jnp.maximum(mu / momentum_factor, min_momentum)
         raised = jnp.minimum(mu * momentum_factor, max_momentum)
         momentum = jnp.where(verdict.restored, lowered, jnp.where(verdict.passed, raised, mu))
@@ -457,19 +486,16 @@ def asnaq(
             verdict.restored, smaller, jnp.where(verdict.passed, larger, state.step_scale)
         )
 
-        velocity_mean = jax.tree.map(lambda x: x / cycle_length, velocity_sum)
         new_state = AsnaqState(
             count=jnp.where(taken, count, state.count),
             momentum=momentum,
             step_scale=scale.astype(dtype),
             velocity=velocity,
-            iterate_sum=_tree.choose((within, iterate_sum), (skips, state.iterate_sum)),
-            velocity_sum=_tree.choose((within, velocity_sum), (skips, state.velocity_sum)),
-            anchor=_tree.choose((anchored, mean), (~anchored, state.anchor)),  # line 27
-            velocity_anchor=_tree.choose(
-                (anchored, velocity_mean), (~anchored, state.velocity_anchor)
-            ),
-            memory=memory,
+            iterate_sum=sums[0],
+            velocity_sum=sums[1],
+            anchor=anchors[0],
+            velocity_anchor=anchors[1],
+            memory=_cycle.settle(memory, *outcome),
             info=record(
                 state.info,
                 taken,
@@ -481,6 +507,6 @@ def asnaq(
         )
         # w⁺ + μ⁺ v⁺ − (w + μ v); nothing where the step is skipped
         step = _tree.add(step, _tree.scale(jnp.where(taken, momentum, 0), velocity))
-        return _tree.cast_as(params, step), new_state
+        return _tree.cast_as(params, step), gathered(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -29,7 +29,7 @@ import optax
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Mask, Scalar, Tree
 from naqopt.curvature import Curvature
-from naqopt.state import Info, init_info, record
+from naqopt.state import Info, gathered, init_info, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
 from naqopt.steps.line_search import Choice, Line, StepLength
@@ -385,7 +385,7 @@ def _step(
         stored=stored,
         info=info,
     )
-    return _tree.cast_as(params, move), new_state
+    return _tree.cast_as(params, move), gathered(new_state, state)
 
 
 def init_pending(params: Tree, has_momentum: bool) -> Pending:
