@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -91,11 +92,7 @@ def from_vectors(layout: Tree, vectors: Tree) -> Tree:
     def cut(vector: Any, group: list[Slot]) -> list[Any]:
         if isinstance(vector, optax.MaskedNode):
             return [vector] * len(group)
-        # A split transposes to one concatenation. A slice of its own for each array would transpose
-        # to as many vectors of full length, padded with zeros and added up.
-        # Nor is the vector to be computed anew in each of its parts.
-        vector = _tree.together(vector)[0] if len(group) > 1 else vector
-        parts = lax.split(vector, [math.prod(slot.shape) for slot in group])
+        parts = _split(vector, [math.prod(slot.shape) for slot in group])
         return [part.reshape(slot.shape) for part, slot in zip(parts, group, strict=True)]
 
     arrays = {
@@ -103,6 +100,46 @@ def from_vectors(layout: Tree, vectors: Tree) -> Tree:
         for name in dict.fromkeys(slot.dtype for slot in slots)
     }
     return jax.tree.unflatten(structure, [next(arrays[slot.dtype]) for slot in slots])
+
+
+def _split(vector: jax.Array, sizes: list[int]) -> list[jax.Array]:
+    """Returns the parts of a vector, one after the other.
+
+    XLA compiles equal kernels once, but slices at two places are not equal: a hundred parts would
+    be a hundred kernels, and what reads them as many. Here the places are numbers that it cannot
+    know beforehand.
+    """
+    if len(sizes) == 1:
+        return [vector]
+
+    @jax.custom_batching.custom_vmap
+    def parts(vector: jax.Array) -> list[jax.Array]:
+        # Nor is the vector to be computed anew in each of its parts.
+        (vector,) = _tree.together(vector)
+        zero = ((vector[0] > 0) & (vector[0] < 0)).astype(jnp.int32)
+        places = _tree.together(*(zero + place for place in np.cumsum([0, *sizes[:-1]])))
+        return [
+            lax.dynamic_slice(vector, (place,), (size,), allow_negative_indices=False)
+            for place, size in zip(places, sizes, strict=True)
+        ]
+
+    @parts.def_vmap
+    def _parts_of_each(axis_size: int, batched: list[bool], vectors: jax.Array) -> Any:
+        del axis_size, batched
+        return lax.split(vectors, sizes, 1), [True] * len(sizes)
+
+    @jax.custom_jvp
+    def split(vector: jax.Array) -> list[jax.Array]:
+        return parts(vector)
+
+    @split.defjvp
+    def _split_jvp(primals: Any, tangents: Any) -> Any:
+        # A split transposes to one concatenation. A slice of its own for each array would transpose
+        # to as many vectors of full length, padded with zeros and added up.
+        (tangent,) = tangents
+        return split(*primals), list(lax.split(tangent, sizes))
+
+    return split(vector)
 
 
 def _checked(params: Tree) -> Tree:
