@@ -157,7 +157,7 @@ def test_temporaries_of_a_donated_update(name):
         assert taken.temp_size_in_bytes <= 5 * 4 * d
     copies = (step.temp_size_in_bytes - gradient.temp_size_in_bytes) / (4 * d)
     # MoSR1 extrapolates two gradients while the vectors of the waiting pair are still alive.
-    assert copies <= (10.5 if name == "mosr1" else 8)
+    assert copies <= 8
     # The donated state is updated in place, the gradient's buffer becomes the update's.
     m = inspect.signature(factory).parameters["memory_size"].default
     rows = 2 * m + (100 if name in ROWS else 0)

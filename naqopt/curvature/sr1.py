@@ -121,19 +121,17 @@ def _inverse_middle(memory: RankOne, gamma: Scalar, inverse: bool) -> tuple[jax.
 def _kept(memory: RankOne, inverse: bool) -> Scalar:
     """Returns how many of the newest pairs leave M⁻¹ nonsingular: as many as possible."""
     matrix, sizes = _inverse_middle(memory, memory.gamma, inverse)
-    ages, m = _ages(memory), len(matrix)
+    ages = _ages(memory)
 
-    def smallest(count: Scalar) -> Scalar:
+    def is_singular(count: Scalar) -> Scalar:
         mask = ages < count
         both = mask[:, None] & mask[None, :]
         scale = jnp.max(jnp.where(both, sizes, 0))
         filled = jnp.where(both, matrix, 0) + jnp.diag(jnp.where(mask, 0, scale))
         values = jnp.abs(_eigh(filled)[0])
-        return jnp.min(values) > tolerance(matrix.dtype) * scale
+        return (count > 0) & ~(jnp.min(values) > tolerance(matrix.dtype) * scale)
 
-    counts = jnp.arange(1, m + 1, dtype=jnp.int32)
-    regular = jax.vmap(smallest)(counts) & (counts <= memory.size)
-    return jnp.max(jnp.where(regular, counts, 0))
+    return lax.while_loop(is_singular, lambda count: count - 1, memory.size)
 
 
 def factor(memory: RankOne, inverse: bool = False) -> Factor:

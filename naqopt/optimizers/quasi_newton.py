@@ -302,6 +302,9 @@ def _step(
     if behind:
         assert state.pending is not None
         mu = _momentum(method, state.count, dtype)
+        # After the pair, which takes memory of its own meanwhile.
+        mu, size = _tree.together(mu, curvature.size)
+        curvature = curvature._replace(size=size)
         lookahead = _tree.scale(mu, state.velocity)
         point = _tree.add(point, lookahead)
         # At the first step nothing is behind, and the look-ahead of no velocity is w itself.
