@@ -156,7 +156,6 @@ def test_temporaries_of_a_donated_update(name):
         taken = memory(naqopt.snapshot, state, params, params, donate=0)
         assert taken.temp_size_in_bytes <= 5 * 4 * d
     copies = (step.temp_size_in_bytes - gradient.temp_size_in_bytes) / (4 * d)
-    # MoSR1 extrapolates two gradients while the vectors of the waiting pair are still alive.
     assert copies <= 8
     # The donated state is updated in place, the gradient's buffer becomes the update's.
     m = inspect.signature(factory).parameters["memory_size"].default
