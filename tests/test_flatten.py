@@ -253,6 +253,38 @@ def test_the_program_hardly_depends_on_the_number_of_arrays():
     assert vectors < arrays / 5
 
 
+def test_equal_parts_of_a_vector_are_equal_kernels():
+    """Slices at places that the compiler knew would be a kernel for each."""
+    params = [jnp.ones(7) for _ in range(20)]
+    layout = naqopt.flatten(naqopt.onaq()).init(params).layout
+
+    def doubled(vectors):
+        return [2 * x for x in from_vectors(layout, vectors)]
+
+    vectors = to_vectors(layout, params)
+    text = jax.jit(doubled).lower(vectors).compile().as_text()
+    assert text.count(" dynamic-slice(") == 20
+    assert text.count(" slice(") <= 1
+
+
+def test_runs_side_by_side_are_those_one_by_one():
+    tx = naqopt.flatten(naqopt.onaq(0.1))
+    starts = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([1.0, -2.0])}
+
+    def run(params):
+        def loss(p):
+            return jnp.sum(jnp.square(p["w"] - 1)) + jnp.square(p["b"] + 2)
+
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
+            params = optax.apply_updates(params, updates)
+        return naqopt.eval_params(state, params)
+
+    found, alone = jax.jit(jax.vmap(run))(starts), jax.lax.map(run, starts)
+    chex.assert_trees_all_close(found, alone, rtol=1e-5)
+
+
 def test_a_state_is_copied_and_pickled():
     params = init_params(dtypes=MIXED)
     state = naqopt.flatten(naqopt.onaq()).init(params)
