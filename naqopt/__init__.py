@@ -2,7 +2,8 @@
 
 from naqopt.batches import full_gradient
 from naqopt.flatten import flatten
-from naqopt.optimizers.adaptive import adaqn, asnaq
+from naqopt.optimizers.adaqn import adaqn
+from naqopt.optimizers.asnaq import asnaq
 from naqopt.optimizers.full_batch import bfgs, mnaq, moq, naq
 from naqopt.optimizers.online import obfgs, omoq, onaq
 from naqopt.optimizers.symmetric_rank_one import lsr1, mosr1, sr1n

@@ -167,7 +167,8 @@ def test_which_pairs_are_usable(s, y, usable):
     pairs = ring_of([], [], np.float32)
     s, y = tree(np.full(SIZE, s), np.float32), tree(np.full(SIZE, y), np.float32)
     assert bool(pair_ring.is_usable(pair_ring.products(pairs, s, y))) is usable
-    assert not bool(pair_ring.is_usable(pair_ring.no_products(pairs)))
+    nothing = jax.tree.map(np.zeros_like, s)
+    assert not bool(pair_ring.is_usable(pair_ring.products(pairs, nothing, nothing)))
 
 
 def test_cleared_pairs_leave_no_trace():

@@ -105,12 +105,6 @@ def products(pairs: Pairs, s: Tree, y: Tree) -> Products:
     return Products(_tree.history_dot(pairs.s, y).astype(dtype), sy, yy, ss)
 
 
-def no_products(pairs: Pairs) -> Products:
-    """Returns the products of a pair of zeros, which is never usable, for steps that form none."""
-    nothing = jnp.zeros((), pairs.products.dtype)
-    return Products(jnp.zeros_like(pairs.products[0]), nothing, nothing, nothing)
-
-
 def is_usable(new: Products) -> Scalar:
     """Returns whether the pair is finite and sᵀy is positive with a finite reciprocal.
 

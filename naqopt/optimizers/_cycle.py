@@ -1,5 +1,11 @@
 """What adaQN and aSNAQ share: the memory of curvature and the check at the end of a cycle.
 
+One cycle, two recipes. Both precondition with the two-loop recursion from H0 = diag 1/√(G + ε),
+keep the last gradients in a Fisher ring, and every `cycle_length` steps compare the loss at the
+cycle's mean iterate with that at the last anchor: worse, and they go back; otherwise the pair (s, y
+= Fᵀ F s/|F|) may be stored. Nearly all steps end no cycle, so that what only its end needs stands
+in one condition: they neither read nor write anchors and pairs.
+
 Line numbers are those of aSNAQ's Algorithm 2; adaQN's listing has the same lines without velocity.
 """
 
