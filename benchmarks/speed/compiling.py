@@ -18,23 +18,31 @@ from benchmarks.speed.tasks import Task
 from benchmarks.speed.timing import Entry
 
 _HALF = ("obfgs", "onaq", "omoq", "svr_naq", "adaqn")  # which take no line search
-_FLAT = ("onaq", "asnaq")
+_PICTURED = ("onaq-flat", "asnaq-flat")  # more lines would hide each other
+_FLAT = "-flat"  # the end of a flattened call's name
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ", re.MULTILINE)
 GRADIENT = "loss and gradient"
 
 
 def by_arrays(sizes: Sizes) -> list[Entry]:
     """Compares compile times with Optax's L-BFGS over the number of the params' arrays."""
-    flattened = {f"{name}-flat": calls.flat(CALLS[name]) for name in _FLAT}
+    compared = _both_ways(sizes)
     found, measured = [], {}
     for arrays, rounds in sizes.compile_rounds.items():
         task = tasks.tanh_network(arrays)
-        compared = {"adam": ADAM} | calls.chosen(()) | flattened
         entries, times = _compared(task, compared, rounds, tasks.plural(arrays, "array"), arrays)
         found += entries
         measured[arrays] = times
     one, most = min(measured), max(measured)
+    flattened = {name: call for name, call in compared.items() if name.endswith(_FLAT)}
     return found + [_flatness(call, measured, one, most, name) for name, call in flattened.items()]
+
+
+def _both_ways(sizes: Sizes) -> dict[str, Call]:
+    """Returns Adam and the calls as they are and flattened."""
+    chosen = calls.chosen(sizes.calls)
+    flattened = {name + _FLAT: calls.flat(call) for name, call in chosen.items()}
+    return {"adam": ADAM} | chosen | flattened
 
 
 def by_network(sizes: Sizes) -> list[Entry]:
@@ -46,7 +54,7 @@ def by_network(sizes: Sizes) -> list[Entry]:
     ):
         arrays = len(jax.tree.leaves(task.params))
         group = f"{task.title}, {tasks.plural(arrays, 'array')}"
-        found += _compared(task, {"adam": ADAM} | calls.chosen(()), 1, group)[0]
+        found += _compared(task, _both_ways(sizes), 1, group)[0]
     return found
 
 
@@ -148,7 +156,8 @@ def _compared(
     labels = {GRADIENT: GRADIENT} | {name: call.label for name, call in compared.items()}
     entries = []
     for name, label in labels.items():
-        target = None if name in (GRADIENT, "adam") else 0.5 if name in _HALF else 1.0
+        half = name.removesuffix(_FLAT) in _HALF
+        target = None if name in (GRADIENT, "adam") else 0.5 if half else 1.0
         entries.append(
             timing.ratio(
                 f"{label} / optax.lbfgs",
@@ -158,7 +167,7 @@ def _compared(
                 target,
                 instructions=turns[name].instructions,
                 peer_instructions=turns["lbfgs"].instructions,
-                line=label,
+                line=None if name.endswith(_FLAT) and name not in _PICTURED else label,
                 arrays=arrays,
             )
         )
