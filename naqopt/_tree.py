@@ -300,8 +300,11 @@ def mask(condition: Scalar) -> Mask:
 
 
 def where(condition: Scalar, a: Tree, b: Tree) -> Tree:
-    """Returns numbers of a where the condition holds and of b elsewhere; arrays are to `choose`."""
-    return jax.tree.map(functools.partial(lax.select, condition), a, b)
+    """Returns a where the condition holds and b elsewhere, leaf by leaf, of equal dtypes."""
+    if all(leaf.ndim == 0 for leaf in jax.tree.leaves(a)):
+        return jax.tree.map(functools.partial(lax.select, condition), a, b)
+    (chosen,) = masks(condition)
+    return choose((chosen, a), (~chosen, b))
 
 
 def masks(*conditions: Scalar) -> tuple[Mask, ...]:

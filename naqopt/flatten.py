@@ -213,8 +213,8 @@ def flatten(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
     comes back is shaped as the params again. Sums run in another order; else nothing changes.
 
     **When to take it:** on one device, for params of many small arrays. An optimizer of this
-    library has dozens of operations for every array, each of them compiled, and launched by itself on
-    a GPU; of one vector neither depends on how many arrays there were. **When not:** for params
+    library has dozens of operations for every array, each compiled, and launched by itself on a
+    GPU; of one vector neither depends on how many arrays there were. **When not:** for params
     that are sharded, which the vector would gather on every device, and for few large arrays, where
     it gains nothing and costs a copy.
 

@@ -116,8 +116,7 @@ def bfgs_update(
     rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
     first = dense.size == 0
-    begins, goes_on = _tree.masks(first, ~first)
-    hy = _tree.choose((begins, _tree.scale(gamma, y)), (goes_on, multiply(dense, y)))
+    hy = _tree.where(first, _tree.scale(gamma, y), multiply(dense, y))
     factor = 0.5 * (1 + rho * _tree.dot(y, hy).astype(dtype))
     # ρ goes to the vectors first: its square overflows where s is short.
     u = jax.tree.map(
@@ -159,8 +158,7 @@ def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
 
     def precondition(dense: Dense, g: Tree, first_scale: Scalar) -> Tree:
         g = _tree.widen(g)
-        filled, empty = _tree.masks(dense.size > 0, dense.size == 0)
-        return _tree.choose((filled, multiply(dense, g)), (empty, _tree.scale(first_scale, g)))
+        return _tree.where(dense.size > 0, multiply(dense, g), _tree.scale(first_scale, g))
 
     def update(
         dense: Dense, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None

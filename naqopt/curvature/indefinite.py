@@ -98,8 +98,7 @@ def dense_rank_one(optimizer: str) -> Indefinite:
             vector = _tree.widen(vector)
             # The matrix has the widest dtype of the params.
             known = _tree.cast_as(vector, dense.multiply(state, vector))
-            filled, empty = _tree.masks(state.size > 0, state.size == 0)
-            return _tree.choose((filled, known), (empty, vector))
+            return _tree.where(state.size > 0, known, vector)
 
         return product
 
@@ -153,12 +152,9 @@ def dense_rank_one(optimizer: str) -> Indefinite:
         ratio = jnp.clip(yy / jnp.where(positive, sy, 1), MIN_GAMMA, MAX_GAMMA)
         gamma = jnp.where(positive, ratio, 1).astype(dtype)
         after_scaling = test(_tree.scale(gamma, s))
-        first = state.size == 0
-        begins, goes_on = _tree.masks(first, ~first)
-        scaled, its_product, its_passes = after_scaling
-        residual = _tree.choose((begins, scaled), (goes_on, residual))
-        product = jnp.where(first, its_product, product)
-        adds = jnp.where(first, its_passes, passes)
+        residual, product, adds = _tree.where(
+            state.size == 0, after_scaling, (residual, product, passes)
+        )
         adds = adds & stored
         weight = jnp.where(adds, 1 / jnp.where(adds, product, 1), 0)
         return dense.add_rank_one(state, residual, weight, gamma, stored), stored

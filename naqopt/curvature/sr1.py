@@ -309,9 +309,7 @@ def inverse_memory(memory_size: int, dtype: Any = None) -> Curvature:
         product = multiply(memory, factor(memory, inverse=True), g)
         g = _tree.widen(g)
         slope = _tree.dot(g, product)
-        uphill = (slope <= 0) & jnp.isfinite(slope)
-        down, up = _tree.masks(~uphill, uphill)
-        return _tree.choose((down, product), (up, g))
+        return _tree.where((slope > 0) | ~jnp.isfinite(slope), product, g)
 
     def learn(
         memory: RankOne, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None

@@ -97,14 +97,17 @@ class VarianceReducedState(NamedTuple):
             else:
                 curvature, stored = lbfgs.update(curvature, s, y, formed, MIN_CURVATURE)
             events |= {"pairs_stored": stored, "pairs_refused": formed & ~stored}
-        takes, keeps = _tree.masks(usable, ~usable)
-        return self._replace(
+        snapshot_params, full_grad = _tree.where(
+            usable, (iterate, full_grad), (self.snapshot_params, self.full_grad)
+        )
+        taken = self._replace(
             curvature=curvature,
             snapshots=jnp.where(usable, optax.safe_increment(self.snapshots), self.snapshots),
-            snapshot_params=_tree.choose((takes, iterate), (keeps, self.snapshot_params)),
-            full_grad=_tree.choose((takes, full_grad), (keeps, self.full_grad)),
+            snapshot_params=snapshot_params,
+            full_grad=full_grad,
             info=record(self.info, jnp.ones((), bool), events),
         )
+        return gathered(taken, self)
 
 
 def _direction(

@@ -187,15 +187,13 @@ def adaqn(
                 settings, loss, params, memory, count, mean, state.anchor
             )
             # w⁺ = w_o on a restoration; w_o = w_n after the first cycle and with a stored pair.
-            returns, anchored = _tree.masks(
-                verdict.restored, verdict.anchored & (~verdict.passed | verdict.stored)
-            )
+            anchored = verdict.anchored & (~verdict.passed | verdict.stored)
             back = _tree.subtract(state.anchor, params)
             return (
                 (pairs, verdict),
-                _tree.choose((returns, back), (~returns, step)),
+                _tree.where(verdict.restored, back, step),
                 _tree.zeros(iterate_sum),
-                _tree.choose((anchored, mean), (~anchored, state.anchor)),
+                _tree.where(anchored, mean, state.anchor),
             )
 
         outcome, step, iterate_sum, anchor = _tree.cond(

@@ -252,13 +252,12 @@ def asnaq(
             pairs, verdict = _cycle.end_cycle(
                 settings, loss, params, memory, count, means[0], state.anchor
             )
-            (returns,) = _tree.masks(verdict.restored)
             back = _tree.subtract(state.anchor, params), state.velocity_anchor
             return (
                 (pairs, verdict),
-                _tree.choose((returns, back), (~returns, (step, velocity))),  # lines 16 and 17
+                _tree.where(verdict.restored, back, (step, velocity)),  # lines 16 and 17
                 _tree.zeros(sums),
-                _tree.choose((returns, anchors), (~returns, means)),  # line 27
+                _tree.where(verdict.restored, anchors, means),  # line 27
             )
 
         outcome, (step, velocity), sums, anchors = _tree.cond(
