@@ -12,8 +12,12 @@ _FLAGS = {"xla_force_host_platform_device_count": 8}
 if "NAQOPT_QUICK_COMPILATION" in os.environ:
     # Compiling takes most of the tests' time, and on a CPU three quarters of it go into making each
     # kernel a module of its own and into -O3. These change machine code only, not the program that
-    # XLA makes of ours.
-    _FLAGS |= {"xla_cpu_use_fusion_emitters": "false", "xla_backend_optimization_level": 2}
+    # XLA makes of ours. Nor is a module split among threads: each of two processes has one core.
+    _FLAGS |= {
+        "xla_cpu_use_fusion_emitters": "false",
+        "xla_backend_optimization_level": 2,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
 _GIVEN = os.environ.get("XLA_FLAGS", "")
 _ADDED = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN]
 os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_ADDED]).strip()

@@ -143,16 +143,18 @@ def test_dtypes_are_kept(row, x64, dtypes, wide_gradients):
         batches = jax.tree.map(lambda x: x.astype(widest), stacked_batches())
         state = tx.init(params)
 
-        def one_step(params, state):
+        @jax.jit  # traced once for all three
+        def one_step(params, state, batch):
             def value_fn(p):
-                return regression_loss(p, jax.tree.map(lambda x: x[0], batches))
+                return regression_loss(p, batch)
 
             grads = jax.grad(value_fn)(params)
             if wide_gradients:
                 grads = jax.tree.map(lambda x: x.astype(widest), grads)
             return tx.update(grads, state, params, grad=grads, value_fn=value_fn)
 
-        updates, new_state = jax.eval_shape(one_step, params, state)
+        first = jax.tree.map(lambda x: x[0], batches)
+        updates, new_state = jax.eval_shape(one_step, params, state, first)
         assert {name: (x.shape, x.dtype) for name, x in updates.items()} == {
             name: (x.shape, x.dtype) for name, x in params.items()
         }
@@ -165,10 +167,17 @@ def test_dtypes_are_kept(row, x64, dtypes, wide_gradients):
             else:
                 assert leaf.dtype in (jnp.int32, jnp.bool), path
 
-        end = jax.eval_shape(functools.partial(run, tx), params, batches, state)
-        assert types(end[:2]) == types(jax.eval_shape(lambda: (params, state)))
+        def scanned(params, state):
+            def body(carry, batch):
+                updates, state = one_step(*carry, batch)
+                return (optax.apply_updates(carry[0], updates), state), None
+
+            return jax.lax.scan(body, (params, state), batches)[0]
+
+        end = jax.eval_shape(scanned, params, state)
+        assert types(end) == types(jax.eval_shape(lambda: (params, state)))
         maybe = jax.eval_shape(
-            lambda flag, p, s: jax.lax.cond(flag, one_step, lambda p, s: (p, s), p, s),
+            lambda flag, p, s: jax.lax.cond(flag, one_step, lambda p, s, _: (p, s), p, s, first),
             True,
             params,
             state,

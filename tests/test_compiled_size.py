@@ -31,7 +31,11 @@ def instructions(tx, arrays):
 
     lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params))
     # Machine code is not looked at, and may be made in the quickest way.
-    quickly = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    quickly = {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
     compiled = lowered.compile(compiler_options=quickly)
     return sum(" = " in line for line in compiled.as_text().splitlines())
 

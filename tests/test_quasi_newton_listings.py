@@ -87,6 +87,7 @@ def with_fault(loss, grad, fault):
 
 def as_reference(run, params, state):
     """The reference's state with the numbers of the library's."""
+    params, state = jax.device_get((params, state))
     info, pending, curvature = state.info, state.pending, state.curvature
     w = flat(naqopt.eval_params(state, params))
     s_list, y_list, matrix = pairs_and_matrix(curvature)

@@ -106,9 +106,13 @@ def test_the_prediction_is_that_of_the_gradient_and_not_of_the_clipped_one():
 
     params = jnp.zeros(1)
     tx = naqopt.lsr1(initial_radius=0.25)
-    value, grad = jax.value_and_grad(loss)(params)
-    settings = {"value": value, "grad": grad, "value_fn": loss}
-    updates, state = tx.update(grad / 5, tx.init(params), params, **settings)
+
+    @jax.jit
+    def clipped_step(params, state):
+        value, grad = jax.value_and_grad(loss)(params)
+        return tx.update(grad / 5, state, params, value=value, grad=grad, value_fn=loss)
+
+    updates, state = clipped_step(params, tx.init(params))
     np.testing.assert_allclose(updates, [-0.25], rtol=1e-6)
     assert naqopt.diagnostics(state)["radius"] == 0.125
 
@@ -126,7 +130,7 @@ def test_the_first_radius_can_be_given(factory):
 @EACH_METHOD
 def test_the_radius_ends_at_its_bounds_and_comes_back(tx, x64):
     """At 1e-10 it stays, at a minimum to rounding; a new loss makes it grow again."""
-    start = [-1.2, 1.0]
+    start = [-1.2, 1.0, -0.5, 0.8]
     iterate, state = run(tx, rosenbrock, start, 400)[-1]
     assert MIN_RADIUS <= float(naqopt.diagnostics(state)["radius"]) < 1
     state = state._replace(radius=jnp.asarray(MIN_RADIUS))
@@ -176,21 +180,29 @@ def test_a_collapsed_radius_stays_above_zero():
     assert state.info.steps_rejected == 60
 
 
-@pytest.mark.parametrize("where", ["value", "trial", "gradient"])
-@pytest.mark.parametrize("tx", [naqopt.lsr1(), naqopt.sr1n(momentum=0.5)], ids=["lsr1", "sr1n"])
-def test_what_is_not_finite_at_the_trial_rejects_the_step_and_keeps_the_pairs(tx, where, x64):
-    iterate, state = run(tx, rosenbrock, [-1.2, 1.0, 0.3], 12)[-1]
-    params = iterate if state.momentum is None else iterate + state.lookahead()
+@functools.partial(jax.jit, static_argnames="tx")
+def faulty_step(tx, params, state, faults):
+    """A step on which the value, the loss at the trial point or the gradient there is NaN."""
+    of_value, of_trial, of_gradient = jnp.where(faults, jnp.nan, 0.0)
     value, grad = jax.value_and_grad(rosenbrock)(params)
-    updates, new = tx.update(
+    updates, state = tx.update(
         grad,
         state,
         params,
-        value=jnp.nan if where == "value" else value,
-        value_fn=lambda p: rosenbrock(p) + (jnp.nan if where == "trial" else 0.0),
-        grad_fn=lambda p: jax.grad(rosenbrock)(p) * (jnp.nan if where == "gradient" else 1.0),
+        value=value + of_value,
+        value_fn=lambda p: rosenbrock(p) + of_trial,
+        grad_fn=lambda p: jax.grad(rosenbrock)(p) + of_gradient,
     )
-    moved = naqopt.eval_params(new, optax.apply_updates(params, updates))
+    return optax.apply_updates(params, updates), state
+
+
+@pytest.mark.parametrize("where", ["value", "trial", "gradient"])
+@pytest.mark.parametrize("tx", [METHODS["lsr1"], METHODS["sr1n"]], ids=["lsr1", "sr1n"])
+def test_what_is_not_finite_at_the_trial_rejects_the_step_and_keeps_the_pairs(tx, where, x64):
+    iterate, state = run(tx, rosenbrock, [-1.2, 1.0, 0.3, -0.4], 12)[-1]
+    params = iterate if state.momentum is None else iterate + state.lookahead()
+    params, new = faulty_step(tx, params, state, where == np.array(["value", "trial", "gradient"]))
+    moved = naqopt.eval_params(new, params)
     np.testing.assert_allclose(moved, iterate, rtol=1e-13)
     assert new.info.steps_rejected == state.info.steps_rejected + 1
     assert float(new.radius) == pytest.approx(float(state.radius) / 2)
@@ -211,25 +223,35 @@ def test_saddle_points_are_left(tx, x64):
 
 def test_negative_curvature_is_learnt(x64):
     """Beside the saddle the model of L-SR1 becomes indefinite, as the Hessian diag(2, −2) is."""
-    functions = indefinite.limited(5)
-    lowest = []
-    for _, state in run(naqopt.lsr1(), saddle, [1.0, 1e-3], 12)[1:]:
-        eigen = functions.eigen(state.curvature)
-        lowest.append(float(jnp.min(jnp.where(eigen.present, eigen.eigenvalues, eigen.rest))))
+    functions, lowest = indefinite.limited(5), []
+
+    @jax.jit
+    def lowest_eigenvalue(curvature):
+        eigen = functions.eigen(curvature)
+        return jnp.min(jnp.where(eigen.present, eigen.eigenvalues, eigen.rest))
+
+    for _, state in run(METHODS["lsr1"], saddle, [1.0, 1e-3], 12)[1:]:
+        lowest.append(float(lowest_eigenvalue(state.curvature)))
     assert min(lowest) == pytest.approx(-2.0, abs=0.1)
 
 
 def test_stored_gradients_save_the_evaluation(x64):
     tx = naqopt.lsr1(store_grad=True)
-    plain = run(naqopt.lsr1(), rosenbrock, [-1.2, 1.0, 0.3], 25)
+    start = [-1.2, 1.0, -0.5, 0.8]
+    plain = run(METHODS["lsr1"], rosenbrock, start, 25)
     value_and_grad = optax.value_and_grad_from_state(rosenbrock)
-    params = jnp.array([-1.2, 1.0, 0.3])
+
+    @jax.jit
+    def step_from_state(params, state):
+        value, grad = value_and_grad(params, state=state)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=rosenbrock)
+        return optax.apply_updates(params, updates), state, value, rosenbrock(params)
+
+    params = jnp.array(start)
     state = tx.init(params)
     for k in range(25):
-        value, grad = value_and_grad(params, state=state)
-        np.testing.assert_allclose(value, rosenbrock(params), rtol=1e-12)
-        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=rosenbrock)
-        params = optax.apply_updates(params, updates)
+        params, state, value, expected = step_from_state(params, state)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
         np.testing.assert_allclose(params, plain[k + 1][0], rtol=1e-6, atol=1e-9)
     assert state.info.steps_rejected > 0
 

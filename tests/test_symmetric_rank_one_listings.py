@@ -83,6 +83,7 @@ def memory(curvature):
 
 def as_reference(run, params, state):
     """The reference's state with the numbers of the library's."""
+    params, state = jax.device_get((params, state))
     info, search = state.info, run.method == "lsr1_search"
     w = flat(naqopt.eval_params(state, params))
     s_list, y_list, matrix, gamma = memory(state.curvature)

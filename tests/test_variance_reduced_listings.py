@@ -59,6 +59,7 @@ def with_fault(grad, fault):
 
 def as_reference(params, state):
     """The reference's state with the numbers of the library's."""
+    params, state = jax.device_get((params, state))
     info = state.info
     w = flat(naqopt.eval_params(state, params))
     nothing = ([], [], None)
