@@ -226,6 +226,11 @@ def history_sum(coefficients: jax.Array, history: Tree) -> Tree:
     return jax.tree.map(functools.partial(_combine, coefficients, halves), history)
 
 
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns a b, of small matrices; `a @ b` multiplies float32 in bfloat16 on a TPU."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
 def ages(next_slot: Scalar, slots: int) -> jax.Array:
     """Returns by slot of a ring how many rows are newer than its own.
 

@@ -22,10 +22,10 @@ _GIVEN = os.environ.get("XLA_FLAGS", "")
 _ADDED = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN]
 os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_ADDED]).strip()
 
-# A second run finds what took long in the cache.
+# A second run, or another process of this one, finds what was compiled in the cache.
 _ROOT = pathlib.Path(__file__).parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 _MAPS = pathlib.Path("/proc/self/maps")

@@ -373,10 +373,13 @@ def regression_loss(params: Any, batch: Any) -> jax.Array:
     return jnp.mean(jnp.square(params["gain"] * hidden - targets))
 
 
+_jitted_loss = jax.jit(regression_loss)
+
+
 def total_loss(params: Any) -> float:
     """The loss on the data of all steps, in float32."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
-    return float(regression_loss(params, stacked_batches()))
+    return float(_jitted_loss(params, stacked_batches()))
 
 
 # The training: the documented call, in a scan or step by step.

@@ -12,13 +12,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import data, learning_rates, models, plots, problem, records, runs, tables
+from benchmarks import data, learning_rates, models, plots, problem, records, runs, tables, training
 from benchmarks.cli import main
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.problem import Experiment, Problem
 from benchmarks.runs import Run
 from benchmarks.training import Trainer
+from naqopt.flatten import FlattenState
 
 
 def tiny_problem(quick: bool = False) -> Problem:
@@ -228,6 +229,24 @@ def test_all_optimizers_see_the_same_batches():
     assert len(seen) == 7
     assert len(set(seen)) > 1
     assert order("adagrad") == seen
+
+
+def test_many_arrays_are_trained_as_one_vector(monkeypatch):
+    """Ours alone, to the same losses."""
+
+    def train(name, most_arrays):
+        monkeypatch.setattr(training, "_MANY_ARRAYS", most_arrays)
+        trainer = Trainer(tiny_problem(), OPTIMIZERS[name])
+        progress = trainer.start(0, 0.01)
+        trainer.advance(progress, 0, 0.01)
+        return progress.state, trainer.evaluate(progress), trainer.diagnostics(progress)
+
+    as_it_is, flattened = train("asnaq", 20), train("asnaq", 1)
+    assert isinstance(flattened[0], FlattenState)
+    assert not isinstance(as_it_is[0], FlattenState)
+    assert flattened[1] == pytest.approx(as_it_is[1], rel=1e-4)
+    assert flattened[2] == pytest.approx(as_it_is[2], rel=1e-2)
+    assert not isinstance(train("adam", 1)[0], FlattenState)
 
 
 @pytest.mark.parametrize("name", ["asnaq", "asnaq-single"])

@@ -68,10 +68,10 @@ def limited(memory_size: int, dtype: Any = None) -> Indefinite:
         found = sr1.spectrum(memory, matrix)
 
         def project(vector: Tree) -> jax.Array:
-            return found.vectors.T @ sr1.project(memory, matrix, vector)
+            return _tree.matmul(found.vectors.T, sr1.project(memory, matrix, vector))
 
         def combine(coefficients: jax.Array) -> Tree:
-            return sr1.combine(memory, matrix, found.vectors @ coefficients)
+            return sr1.combine(memory, matrix, _tree.matmul(found.vectors, coefficients))
 
         return Eigen(found.eigenvalues, found.present, matrix.base, project, combine)
 
@@ -110,7 +110,7 @@ def dense_rank_one(optimizer: str) -> Indefinite:
         values, vectors = jnp.linalg.eigh(matrix)
 
         def combine(coefficients: jax.Array) -> Tree:
-            flat, offset, parts = vectors @ coefficients, 0, []
+            flat, offset, parts = _tree.matmul(vectors, coefficients), 0, []
             for rows in leaves:
                 size = rows[0].size
                 parts.append(flat[offset : offset + size].reshape(rows.shape[1:]))
@@ -122,7 +122,7 @@ def dense_rank_one(optimizer: str) -> Indefinite:
             values,
             jnp.ones(d, bool),
             one,
-            lambda vector: _tree.ravel(vector).astype(matrix.dtype) @ vectors,
+            lambda vector: _tree.matmul(_tree.ravel(vector).astype(matrix.dtype), vectors),
             combine,
         )
 

@@ -41,6 +41,7 @@ class RankOne(NamedTuple):
       ss: (m, m) numbers s_iᵀs_j.
       sy: (m, m) numbers s_iᵀy_j.
       yy: (m, m) numbers y_iᵀy_j.
+      middle: (m, m) M of the pairs stored.
       gamma: γ, yᵀy/sᵀy of the newest stored pair with sᵀy > 0.
       size: how many pairs are stored, at most m.
       next: the slot that the next pair goes to.
@@ -51,6 +52,7 @@ class RankOne(NamedTuple):
     ss: jax.Array
     sy: jax.Array
     yy: jax.Array
+    middle: jax.Array
     gamma: jax.Array
     size: jax.Array
     next: jax.Array
@@ -85,6 +87,7 @@ def init(params: Tree, memory_size: int, dtype: Any = None) -> RankOne:
         ss=square(),
         sy=square(),
         yy=square(),
+        middle=square(),
         gamma=jnp.ones((), scalars),
         size=jnp.zeros((), jnp.int32),
         next=jnp.zeros((), jnp.int32),
@@ -118,31 +121,37 @@ def _inverse_middle(memory: RankOne, gamma: Scalar, inverse: bool) -> tuple[jax.
     return triangle - gram, jnp.maximum(jnp.abs(triangle), jnp.abs(gram))
 
 
-def _kept(memory: RankOne, inverse: bool) -> Scalar:
-    """Returns how many of the newest pairs leave M⁻¹ nonsingular: as many as possible."""
+def _invert(memory: RankOne, inverse: bool, changed: Scalar) -> tuple[Scalar, jax.Array]:
+    """Returns the number of newest pairs that leave M⁻¹ nonsingular, as many as can be, and M.
+
+    By its eigenvalues, which tell a singular one, mostly once; what has not `changed` stays.
+    """
     matrix, sizes = _inverse_middle(memory, memory.gamma, inverse)
     ages = _ages(memory)
 
-    def is_singular(count: Scalar) -> Scalar:
+    def invert(carry: tuple[Scalar, jax.Array, Scalar]) -> tuple[Scalar, jax.Array, Scalar]:
+        count, _, _ = carry
         mask = ages < count
         both = mask[:, None] & mask[None, :]
         scale = jnp.max(jnp.where(both, sizes, 0))
         filled = jnp.where(both, matrix, 0) + jnp.diag(jnp.where(mask, 0, scale))
-        values = jnp.abs(_eigh(filled)[0])
-        return (count > 0) & ~(jnp.min(values) > tolerance(matrix.dtype) * scale)
+        values, vectors = _eigh(filled)
+        smallest = jnp.min(jnp.abs(values))
+        singular = (count > 0) & ~(smallest > tolerance(matrix.dtype) * scale)
+        middle = _tree.matmul(vectors / jnp.where(values == 0, 1, values), vectors.T)
+        return count - singular.astype(jnp.int32), middle, singular
 
-    return lax.while_loop(is_singular, lambda count: count - 1, memory.size)
+    count, middle, _ = lax.while_loop(
+        lambda carry: carry[2], invert, (memory.size, memory.middle, changed)
+    )
+    return count, middle
 
 
 def factor(memory: RankOne, inverse: bool = False) -> Factor:
     """Returns B, or H with H0 = I."""
     one = jnp.ones_like(memory.gamma)
-    matrix, _ = _inverse_middle(memory, memory.gamma, inverse)
     mask = _ages(memory) < memory.size
-    both = mask[:, None] & mask[None, :]
-    values, vectors = _eigh(jnp.where(both, matrix, 0) + jnp.diag(~mask).astype(matrix.dtype))
-    middle = (vectors / jnp.where(values == 0, 1, values)) @ vectors.T
-    middle = jnp.where(both, middle, 0)
+    middle = jnp.where(mask[:, None] & mask[None, :], memory.middle, 0)
     if inverse:
         return Factor(one, one, -one, middle)
     return Factor(memory.gamma, -memory.gamma, one, middle)
@@ -166,7 +175,7 @@ def multiply(memory: RankOne, matrix: Factor, vector: Tree, projected: Any = Non
     """Returns (base I + Ψ M Ψᵀ) v, in at least float32; `projected` is Ψᵀ v where it is known."""
     if projected is None:
         projected = project(memory, matrix, vector)
-    outer = combine(memory, matrix, matrix.middle @ projected)
+    outer = combine(memory, matrix, _tree.matmul(matrix.middle, projected))
     return jax.tree.map(
         lambda v, x: matrix.base.astype(v.dtype) * v + x.astype(v.dtype),
         _tree.widen(vector),
@@ -207,12 +216,12 @@ def spectrum(memory: RankOne, matrix: Factor) -> Spectrum:
     to_range = jnp.where(present, vectors / roots, 0)  # Q = Ψ to_range
     r = jnp.where(present, vectors * roots, 0).T  # R = QᵀΨ
     # What does not exist has an eigenvalue far away, so that it does not mix with the others.
-    inner = r @ matrix.middle @ r.T
+    inner = _tree.matmul(_tree.matmul(r, matrix.middle), r.T)
     far = 2 * jnp.sum(jnp.abs(inner)) + 1
     values, rotation = _eigh(inner + jnp.diag(jnp.where(present, 0, far)))
     count = jnp.sum(present)
     exists = jnp.arange(len(values)) < count
-    return Spectrum(matrix.base + values, exists, to_range @ rotation)
+    return Spectrum(matrix.base + values, exists, _tree.matmul(to_range, rotation))
 
 
 def update(
@@ -272,12 +281,14 @@ def update(
         ss=put(memory.ss, old_s_s, old_s_s, ss),
         sy=put(memory.sy, old_y_s, old_s_y, sy),
         yy=put(memory.yy, old_y_y, old_y_y, yy),
+        middle=memory.middle,
         gamma=memory.gamma,
         size=jnp.minimum(memory.size + moved, m),
         next=_tree.advance(slot, stored, m),
     )
     new = new._replace(gamma=_newest_gamma(new))
-    return new._replace(size=jnp.where(stored, _kept(new, inverse), memory.size)), stored
+    size, middle = _invert(new, inverse, stored)
+    return new._replace(size=size, middle=middle), stored
 
 
 def _newest_gamma(memory: RankOne) -> Scalar:
