@@ -305,7 +305,7 @@ def mask(condition: Scalar) -> Mask:
 
 
 def where(condition: Scalar, a: Tree, b: Tree) -> Tree:
-    """Returns a where the condition holds and b elsewhere, leaf by leaf, of equal dtypes."""
+    """Returns a where the condition holds and b elsewhere, leaf by leaf."""
     if all(leaf.ndim == 0 for leaf in jax.tree.leaves(a)):
         return jax.tree.map(functools.partial(lax.select, condition), a, b)
     (chosen,) = masks(condition)
@@ -318,7 +318,7 @@ def masks(*conditions: Scalar) -> tuple[Mask, ...]:
 
 
 def choose(*choices: tuple[Mask, Tree]) -> Tree:
-    """Returns the tree whose mask is set, and zeros where none is; of equal dtypes.
+    """Returns the tree whose mask is set, and zeros where none is, in the wider of their dtypes.
 
     On bits, since for a CPU a loop over an array is compiled once for every way that the conditions
     in it can fall: three selections in one kernel, and it is eight loops. Nor does what is not
@@ -330,11 +330,12 @@ def choose(*choices: tuple[Mask, Tree]) -> Tree:
 @jax.custom_jvp
 def _choose(chosen: tuple[Mask, ...], trees: tuple[Tree, ...]) -> Tree:
     def either(*leaves: jax.Array) -> jax.Array:
+        dtype = jnp.result_type(*(leaf.dtype for leaf in leaves))
         parts = []
         for mask, leaf in zip(chosen, leaves, strict=True):
-            bits = _bits(leaf)
+            bits = _bits(leaf.astype(dtype))
             parts.append(mask.astype(bits.dtype) & bits)
-        return _of_bits(functools.reduce(lax.bitwise_or, parts), leaves[0].dtype)
+        return _of_bits(functools.reduce(lax.bitwise_or, parts), dtype)
 
     return jax.tree.map(either, *trees)
 
@@ -345,7 +346,8 @@ def _choose_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     chosen, trees = primals
 
     def either(*leaves: jax.Array) -> jax.Array:
-        pairs = zip(chosen, leaves, strict=True)
+        dtype = jnp.result_type(*(leaf.dtype for leaf in leaves))
+        pairs = zip(chosen, (leaf.astype(dtype) for leaf in leaves), strict=True)
         return sum(lax.select(mask != 0, x, jnp.zeros_like(x)) for mask, x in pairs)  # type: ignore[return-value]
 
     return _choose(chosen, trees), jax.tree.map(either, *tangents[1])

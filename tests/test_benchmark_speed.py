@@ -273,7 +273,7 @@ def check(name, entries):
     """All calls are gradient descent here."""
     if name == "compile":
         assert {x["arrays"] for x in entries.values() if "arrays" in x} == {4}
-        same = entries["asnaq / optax.lbfgs"]
+        same = entries["onaq / optax.lbfgs"]
         assert same["instructions"] == same["peer_instructions"] > 0
         assert entries["onaq, flattened, 4 arrays / 1 array"]["target"] == 1.2
     if name == "temporaries":

@@ -47,6 +47,15 @@ def test_choose_takes_the_bits_of_the_tree_whose_mask_is_set(dtype, x64):
         assert found.tobytes() == expected.tobytes()
 
 
+def test_a_choice_between_dtypes_has_the_wider_of_them():
+    """Of equal width too: their bits must not be mixed."""
+    half, brain = jnp.full(3, 1.5, jnp.float16), jnp.full(3, 2.5, jnp.bfloat16)
+    for condition in (True, False):
+        found = _tree.where(jnp.array(condition), half, brain)
+        assert found.dtype == jnp.float32
+        assert jnp.array_equal(found, jnp.full(3, 1.5 if condition else 2.5))
+
+
 @pytest.mark.parametrize("condition", [True, False])
 def test_choose_is_differentiated_as_a_choice(condition):
     def function(x):
