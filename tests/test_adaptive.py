@@ -65,12 +65,8 @@ def reference_closures(batch, fault):
     return (lambda w: network.loss(w, batch)), grad
 
 
-def flat(tree):
-    return network.flatten(tree)
-
-
 def rows(history, order):
-    return [flat(jax.tree.map(lambda x: x[i], history)) for i in order]  # noqa: B023
+    return [network.flatten(jax.tree.map(lambda x: x[i], history)) for i in order]  # noqa: B023
 
 
 def as_reference(method, params, state):
@@ -84,10 +80,10 @@ def as_reference(method, params, state):
     shared = {
         "k": int(state.count),
         "t": int(int(state.count) >= network.EVENTFUL_RUNS[method][2]["cycle_length"]),
-        "w": flat(naqopt.eval_params(state, params)),
-        "w_sum": flat(state.iterate_sum),
-        "w_anchor": flat(state.anchor),
-        "accumulator": flat(state.memory.accumulator),
+        "w": network.flatten(naqopt.eval_params(state, params)),
+        "w_sum": network.flatten(state.iterate_sum),
+        "w_anchor": network.flatten(state.anchor),
+        "accumulator": network.flatten(state.memory.accumulator),
         "s_list": rows(pairs.s, order),
         "y_list": rows(pairs.y, order),
         "fisher": rows(fisher.gradients, gradients),
@@ -101,9 +97,9 @@ def as_reference(method, params, state):
         return adaptive.AdaqnState(**shared)
     return adaptive.AsnaqState(
         **shared,
-        v=flat(state.velocity),
-        v_sum=flat(state.velocity_sum),
-        v_anchor=flat(state.velocity_anchor),
+        v=network.flatten(state.velocity),
+        v_sum=network.flatten(state.velocity_sum),
+        v_anchor=network.flatten(state.velocity_anchor),
         momentum=float(state.momentum),
         step_scale=float(state.step_scale),
     )

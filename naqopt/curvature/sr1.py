@@ -41,7 +41,7 @@ class RankOne(NamedTuple):
       ss: (m, m) numbers s_iᵀs_j.
       sy: (m, m) numbers s_iᵀy_j.
       yy: (m, m) numbers y_iᵀy_j.
-      middle: (m, m) M of the pairs stored.
+      middle: (m, m) M of the pairs stored; what stands in empty slots is not used.
       gamma: γ, yᵀy/sᵀy of the newest stored pair with sᵀy > 0.
       size: how many pairs are stored, at most m.
       next: the slot that the next pair goes to.
@@ -110,14 +110,14 @@ def tolerance(dtype: Any) -> float:
     return 1e-12 if dtype == jnp.float64 else 1e-6
 
 
-def _inverse_middle(memory: RankOne, gamma: Scalar, inverse: bool) -> tuple[jax.Array, jax.Array]:
+def _inverse_middle(memory: RankOne, inverse: bool) -> tuple[jax.Array, jax.Array]:
     """Returns M⁻¹ of all slots, and the size of the numbers that it is the difference of."""
     ages = _ages(memory)
     newer = ages[:, None] <= ages[None, :]  # i newer than j, or i = j
     # s_iᵀy_j of B's L is that of i newer than j; of H's, y_iᵀs_j.
     sy = memory.sy.T if inverse else memory.sy
     triangle = jnp.where(newer, sy, sy.T)
-    gram = memory.yy if inverse else gamma * memory.ss
+    gram = memory.yy if inverse else memory.gamma * memory.ss
     return triangle - gram, jnp.maximum(jnp.abs(triangle), jnp.abs(gram))
 
 
@@ -126,7 +126,7 @@ def _invert(memory: RankOne, inverse: bool, changed: Scalar) -> tuple[Scalar, ja
 
     By its eigenvalues, which tell a singular one, mostly once; what has not `changed` stays.
     """
-    matrix, sizes = _inverse_middle(memory, memory.gamma, inverse)
+    matrix, sizes = _inverse_middle(memory, inverse)
     ages = _ages(memory)
 
     def invert(carry: tuple[Scalar, jax.Array, Scalar]) -> tuple[Scalar, jax.Array, Scalar]:
