@@ -36,6 +36,7 @@ class Optimizer:
       ours: whether `naqopt.diagnostics` has anything to say about its state.
       middle_rate: the middle of its grid, a power of √10.
       takes_snapshots: whether it wants a full gradient before every epoch.
+      monitored: whether its paper judges its cycles on a fixed set of examples.
       printed_rate: the papers' own rate (or that of a known case), run too where the tuned differs.
     """
 
@@ -48,6 +49,7 @@ class Optimizer:
     middle_rate: float = 0.01
     printed_rate: float | None = None
     takes_snapshots: bool = False
+    monitored: bool = False
 
     def transformation(
         self, learning_rate: Rate | None, steps_per_epoch: int = 1
@@ -100,7 +102,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "lbfgs": Optimizer(
         "optax.lbfgs", optax.lbfgs, 0.1, options={"linesearch": None}, ours=False, printed_rate=0.1
     ),
-    "adaqn": Optimizer("adaQN", naqopt.adaqn, 0.0316),
+    "adaqn": Optimizer("adaQN", naqopt.adaqn, 0.0316, monitored=True),
     "asnaq": _asnaq("aSNAQ"),
     "asnaq-backoff": _asnaq("aSNAQ, back-off", backoff=0.9),
     "asnaq-rms": _asnaq("aSNAQ, RMS", accumulator_decay=0.9),

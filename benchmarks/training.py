@@ -3,9 +3,11 @@
 An epoch is a `lax.scan` over batches with data, parameters, running statistics and state on the
 device. The order of the examples in epoch e is a permutation drawn from the run's seed and e alone,
 so every optimizer sees the same batches and a run can go on from any epoch. A variance-reduced
-method gets its snapshot, with the gradient over all training examples, before each epoch. Examples
-that do not fill the last batch are left out of that epoch. The learning rate is an argument of the
-compiled epoch, so that a grid of rates and several seeds compile once.
+method gets its snapshot, with the gradient over all training examples, before each epoch; adaQN
+judges its cycles on a fixed monitoring set, the first training examples, as many as in a batch (so
+its authors count its cost). Examples that do not fill the last batch are left out of that epoch.
+The learning rate is an argument of the compiled epoch, so that a grid of rates and several seeds
+compile once.
 """
 
 import dataclasses
@@ -179,8 +181,14 @@ class Trainer:
         # The running statistics move by this evaluation alone; those of the optimizer's own
         # evaluations are dropped.
         (value, moved), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        closures = {"value_fn": lambda p: loss(p)[0]}
+        if self.optimizer.monitored:
+            monitoring = tuple(x[: self.problem.batch_size] for x in train)
+            closures["monitor_fn"] = lambda p: self.problem.training_loss(
+                p, statistics, monitoring
+            )[0]
         updates, state = self._transformation(learning_rate).update(
-            grads, state, params, value=value, grad=grads, value_fn=lambda p: loss(p)[0]
+            grads, state, params, value=value, grad=grads, **closures
         )
         return optax.apply_updates(params, updates), moved, state
 

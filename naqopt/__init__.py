@@ -11,8 +11,10 @@ from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2
 from naqopt.state import diagnostics, eval_params, snapshot
 from naqopt.steps import schedules
 from naqopt.steps.line_search import armijo
+from naqopt.steps.trust_region import RadiusRule
 
 __all__ = [
+    "RadiusRule",
     "adaqn",
     "armijo",
     "asnaq",

@@ -26,14 +26,14 @@ class Given(NamedTuple):
       raw: the raw gradient at the params.
       params: the params.
       taken: whether both gradients are finite; if not, the step has to be skipped.
-      squared: ‖updates‖².
+      norm: ‖updates‖.
     """
 
     updates: Tree
     raw: Tree
     params: Tree
     taken: Scalar
-    squared: Scalar
+    norm: Scalar
 
 
 def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tree | None) -> Given:
@@ -44,14 +44,14 @@ def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tre
     same = grad is None or same_leaves(grad, updates)  # nothing in front has changed it
     updates, grad = jax.tree.map(jnp.asarray, (updates, grad))
     raw = updates if same else pruned(optimizer, "grad", grad, updates)
-    squared = _tree.squared_norm(updates)
-    taken = jnp.isfinite(squared)
+    norm = _tree.norm(updates)
+    taken = jnp.isfinite(norm)  # as is every coordinate, then
     if not same:
-        taken = taken & is_finite(raw)
+        taken = taken & _tree.is_finite(raw)
     (keep,) = _tree.masks(taken)
     updates = _tree.choose((keep, updates))
     raw = updates if same else _tree.choose((keep, raw))
-    return Given(updates, raw, params, taken, jnp.where(taken, squared, 0))
+    return Given(updates, raw, params, taken, jnp.where(taken, norm, 0))
 
 
 def loss(
@@ -106,6 +106,33 @@ def gradient(
     return result
 
 
+def with_gradient(
+    optimizer: str,
+    value_fn: Callable[[Tree], jax.Array],
+    grad_fn: Callable[[Tree], Tree] | None,
+) -> Callable[[Tree], jax.Array]:
+    """Returns the loss, whose derivative is the caller's `grad_fn` where there is one.
+
+    A line search that differentiates the loss would otherwise go behind its back.
+    """
+    if grad_fn is None:
+        return value_fn
+
+    @jax.custom_vjp
+    def value(params: Tree) -> jax.Array:
+        return value_fn(params)
+
+    def forward(params: Tree) -> tuple[jax.Array, Tree]:
+        return value_fn(params), params
+
+    def backward(params: Tree, cotangent: jax.Array) -> tuple[Tree]:
+        g = gradient(optimizer, value_fn, grad_fn, params)
+        return (jax.tree.map(lambda p, x: (cotangent * x).astype(p.dtype), params, g),)
+
+    value.defvjp(forward, backward)
+    return value
+
+
 def same_leaves(a: Tree, b: Tree) -> bool:
     """Returns whether two trees hold the very same arrays."""
     leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
@@ -129,8 +156,3 @@ def pruned(optimizer: str, name: str, tree: Tree, like: Tree) -> Tree:
         result = tree
     _checks.same_structure(optimizer, name, result, like)
     return result
-
-
-def is_finite(tree: Tree) -> Scalar:
-    """Returns whether the squared norm is finite, which shows that every coordinate is."""
-    return jnp.isfinite(_tree.squared_norm(tree))

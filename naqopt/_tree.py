@@ -212,6 +212,36 @@ def squared_norm(tree: Tree) -> Scalar:
     return dot(tree, tree)
 
 
+# Powers of two by which numbers are scaled so that no square of a finite one overflows.
+_SHRINKS = {"float32": 2.0**-80, "float64": 2.0**-600}
+
+
+def _shrunk(tree: Tree) -> Tree:
+    """Returns a tree in at least float32 so small that its squares can be summed."""
+    return jax.tree.map(lambda x: x * jnp.asarray(_SHRINKS[x.dtype.name], x.dtype), widen(tree))
+
+
+def is_finite(*trees: Tree) -> Scalar:
+    """Returns whether every coordinate is finite; one pass for all of the trees."""
+    shrunk = [_shrunk(tree) for tree in trees]
+    finite = [jnp.isfinite(x) for x in dots(*((tree, tree) for tree in shrunk))]
+    return functools.reduce(jnp.logical_and, finite)
+
+
+def is_zero(tree: Tree) -> Scalar:
+    """Returns whether every coordinate of a tree in at least float32 is 0, however short it is."""
+    enlarged = jax.tree.map(lambda x: x / jnp.asarray(_SHRINKS[x.dtype.name], x.dtype), tree)
+    return ~(squared_norm(enlarged) > 0)
+
+
+def norm(tree: Tree) -> Scalar:
+    """Returns ‖tree‖, also where its square overflows: then that of the shrunk tree, enlarged."""
+    shrunk = _shrunk(tree)
+    squared, small = dots((tree, tree), (shrunk, shrunk))
+    enlarged = jnp.sqrt(small) / jnp.asarray(_SHRINKS[small.dtype.name], small.dtype)
+    return jnp.where(jnp.isfinite(squared), jnp.sqrt(squared), enlarged)
+
+
 def history_dot(history: Tree, tree: Tree) -> jax.Array:
     """Returns the vector of row_iᵀ tree, one number a row: one pass over the history."""
     pairs = zip(jax.tree.leaves(history), jax.tree.leaves(tree), strict=True)
@@ -371,6 +401,11 @@ def scale(c: Scalar, tree: Tree) -> Tree:
 def add(a: Tree, b: Tree) -> Tree:
     """Returns a + b in the dtypes of b: the wide b decides where a holds narrow params."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype) + y, a, b)
+
+
+def add_scaled(a: Tree, c: Scalar, b: Tree) -> Tree:
+    """Returns a + c b in the dtypes of a."""
+    return jax.tree.map(lambda x, y: (x + c.astype(y.dtype) * y).astype(x.dtype), a, b)
 
 
 def subtract(a: Tree, b: Tree) -> Tree:

@@ -27,6 +27,8 @@ class Info(NamedTuple):
       snapshots_refused: calls of `naqopt.snapshot` whose full gradient was not finite.
       steps_without_snapshot: steps of a variance-reduced method before its first snapshot.
       steps_rejected: trust-region steps not taken because the loss fell too little.
+      momentum_restarts: steps at whose look-ahead point the loss was above the last ones.
+      pairs_in_memory: curvature pairs that H or B is made of now.
       radius: Δ of the next trust-region step; 0 for methods without one.
       step_size: α of the last step, schedules and back-off included.
       momentum: μ of the next step; 0 for methods without momentum.
@@ -43,6 +45,8 @@ class Info(NamedTuple):
     snapshots_refused: jax.Array
     steps_without_snapshot: jax.Array
     steps_rejected: jax.Array
+    momentum_restarts: jax.Array
+    pairs_in_memory: jax.Array
     radius: jax.Array
     step_size: jax.Array
     momentum: jax.Array
@@ -62,6 +66,8 @@ def init_info(dtype: Any, momentum: Any = 0) -> Info:
         snapshots_refused=jnp.zeros((), jnp.int32),
         steps_without_snapshot=jnp.zeros((), jnp.int32),
         steps_rejected=jnp.zeros((), jnp.int32),
+        momentum_restarts=jnp.zeros((), jnp.int32),
+        pairs_in_memory=jnp.zeros((), jnp.int32),
         radius=jnp.zeros((), dtype),
         step_size=jnp.zeros((), dtype),
         momentum=jnp.array(momentum, dtype),
@@ -230,7 +236,8 @@ def snapshot(
       \tilde w \leftarrow w, \qquad \Omega \leftarrow \nabla E(w)
 
     and, from the second snapshot on, the pair :math:`(s, y)` goes to the curvature of
-    `naqopt.svrg2` and `naqopt.svr_naq` if :math:`s^\top y > 10^{-8} \lVert s \rVert^2`. Nothing
+    `naqopt.svrg2` and `naqopt.svr_naq` if
+    :math:`s^\top y > 10^{-8} \lVert s \rVert \lVert y \rVert` (in float32 :math:`10^{-6}`). Nothing
     else changes, the params in particular.
 
     Args:

@@ -93,7 +93,9 @@ def _quasi_newton(
         name=name,
         factory=factory,
         arguments={"memory_size": 2, **arguments},
-        static_args=("memory_size", "history_dtype"),
+        static_args=("memory_size", "restart_window", "history_dtype")
+        if factory in (naqopt.naq, naqopt.moq, naqopt.mnaq)
+        else ("memory_size", "history_dtype"),
         gradients=gradients,
         losses=losses,
         lookahead=gradients == 2 and "momentum" in arguments,
@@ -252,10 +254,15 @@ ROWS = [
             "memory_size": None,
         },
     ),
-    _rank_one("lsr1", naqopt.lsr1, {}, 2),
+    _rank_one("lsr1", naqopt.lsr1, {"initial_scale": 0.3}, 2),
     _rank_one("lsr1_search", naqopt.lsr1, {"linesearch": naqopt.armijo()}, 1, searches=True),
-    _rank_one("sr1n", naqopt.sr1n, {"momentum": 0.5}, 2),
-    _rank_one("sr1n_dense", naqopt.sr1n, {"momentum": 0.5, "memory_size": None}, 2),
+    _rank_one("sr1n", naqopt.sr1n, {"momentum": 0.5, "convergence_term": True}, 2),
+    _rank_one(
+        "sr1n_dense",
+        naqopt.sr1n,
+        {"momentum": 0.5, "convergence_term": True, "solver": "exact", "memory_size": None},
+        2,
+    ),
     _rank_one(
         "mosr1",
         naqopt.mosr1,

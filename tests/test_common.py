@@ -261,9 +261,8 @@ def spoil(grads, name, value):
 
 
 @EACH_ROW
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_gradient_that_is_not_finite_moves_one_counter_only(row, value):
-    """1e30 counts as not finite in float32: its square is not."""
     tx = transformation(row)
     for k, (params, state) in enumerate(states_of_plain_run(row, 7)):
         loss, grads = value_and_gradient(params, batch(k))
@@ -275,6 +274,17 @@ def test_a_gradient_that_is_not_finite_moves_one_counter_only(row, value):
             skipped = own_state(state).info.steps_skipped + 1
             expected = with_info(state, steps_skipped=skipped)
             chex.assert_trees_all_equal(new_state, expected)
+
+
+@EACH_ROW
+def test_a_huge_gradient_is_finite_though_its_square_is_not(row):
+    tx = transformation(row)
+    params, state = states_of_plain_run(row, 2)[-1]
+    loss, grads = value_and_gradient(params, batch(2))
+    huge = spoil(grads, "weight", 1e30)
+    updates, new_state = update(tx, huge, state, params, batch(2), loss, huge)
+    assert own_state(new_state).info.steps_skipped == 0
+    assert_finite((updates, new_state))
 
 
 @EACH_ROW

@@ -160,9 +160,12 @@ def test_what_a_curvature_refuses_and_forgets_leaves_no_trace(curvature, x64):
     update = jax.jit(curvature.update)
     accept = jnp.asarray(True)
     state, _ = update(curvature.init(tree(jnp.zeros(SIZE))), tree(S[0]), tree(Y[0]), accept)
+    unit = S[1] / np.linalg.norm(S[1])
+    across = Y[1] - (unit @ Y[1]) * unit
+    along = MIN_CURVATURE * np.linalg.norm(across) * unit
     for s, y in [
         (S[1], -S[1]),
-        (S[1], 0.9 * MIN_CURVATURE * S[1]),
+        (S[1], across + 0.9 * along),
         (S[1], np.full(SIZE, np.nan)),
         (np.full(SIZE, np.inf), Y[1]),
         (np.zeros(SIZE), Y[1]),
@@ -170,7 +173,13 @@ def test_what_a_curvature_refuses_and_forgets_leaves_no_trace(curvature, x64):
         after, stored = update(state, tree(s), tree(y), accept)
         assert not stored
         chex.assert_trees_all_close(after, state, rtol=1e-14)
-    assert update(state, tree(S[1]), tree(1.1 * MIN_CURVATURE * S[1]), accept)[1]
+    for scale in (1e-20, 1.0, 1e20):  # the cosine has no unit
+        assert update(state, tree(S[1]), tree(scale * (across + 1.1 * along)), accept)[1]
+        assert not update(state, tree(S[1]), tree(scale * (across + 0.9 * along)), accept)[1]
+    # A step that leaves the gradient as it was is too short to learn from, or the loss is linear.
+    unchanged, stored = update(state, tree(S[1]), tree(0 * S[1]), accept)
+    assert not stored
+    assert unchanged.size == 0
 
     cleared = curvature.clear(state, accept)
     g = tree(Y[2])

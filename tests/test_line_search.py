@@ -1,7 +1,6 @@
 """Step lengths: the papers' search and Optax's, what they cost, and what happens when they fail."""
 
 import collections
-import functools
 import math
 
 import jax
@@ -50,37 +49,83 @@ def value_dtype():
 # How many trials, and where they start.
 
 
-@functools.cache
-def scaled_step():
-    """BFGS's first step on w²/2 from 1, where d = −rate."""
-
-    @jax.jit
-    def step(rate):
-        tx = naqopt.bfgs(rate, memory_size=1)
-        params = jnp.ones(())
-        state = tx.init(params)
-        updates, state = tx.update(
-            params, state, params, value=0.5, grad=params, value_fn=lambda w: 0.5 * w**2
-        )
-        return updates, state.info
-
-    return step
+@jax.jit
+def searched(length, unscaled):
+    """Armijo's search on w²/2 from 1 along −length."""
+    tx, params = naqopt.armijo(), jnp.ones(())
+    return tx.update(
+        -length,
+        tx.init(params),
+        params,
+        value=0.5,
+        grad=params,
+        value_fn=lambda w: 0.5 * w**2,
+        unscaled=unscaled,
+    )
 
 
 @pytest.mark.parametrize(
-    ("rate", "trials"),
-    [(1.0, 1), (1.997, 1), (1.999, 2), (4.0, 3), (1000.0, 10), (16_000.0, 14), (17_000.0, 14)],
+    ("length", "trials"),
+    [(1.0, 1), (1.997, 1), (1.999, 2), (4.0, 3), (1000.0, 10), (16_000.0, 14)],
 )
-def test_armijo_halves_until_the_loss_has_fallen_enough(rate, trials, x64):
-    """(1 − αr)² ≤ 1 − 2e-3 αr holds up to αr = 1.998; a learning rate r scales d."""
-    updates, info = scaled_step()(rate)
+def test_armijo_halves_until_the_loss_has_fallen_enough(length, trials, x64):
+    """(1 − αr)² ≤ 1 − 2e-3 αr holds up to αr = 1.998."""
+    updates, state = searched(length, False)
     alpha = 0.5 ** (trials - 1)
-    assert info.search_trials == trials
-    np.testing.assert_allclose(info.step_size, alpha * rate, rtol=1e-12)
-    np.testing.assert_allclose(updates, -alpha * rate, rtol=1e-12)
-    # After 14 trials the last is taken, though the loss has risen there.
-    assert info.searches_failed == int(rate > 16_384)
-    assert info.steps_refused == 0
+    assert state.info.num_linesearch_steps == trials
+    assert state.info.decrease_error == 0
+    np.testing.assert_allclose(state.learning_rate, alpha, rtol=1e-12)
+    np.testing.assert_allclose(updates, -alpha * length, rtol=1e-12)
+    np.testing.assert_allclose(state.value, 0.5 * (1 - alpha * length) ** 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("product", "alpha"), [(1.999, 2.0**-13), (2.001, 0.0)])
+def test_where_none_of_14_trials_suffices_the_lowest_is_taken_if_lower(product, alpha, x64):
+    """(1 − 1.999)² lies below 1, but not enough; (1 − 2.001)² above."""
+    updates, state = searched(product * 2.0**13, False)
+    assert state.info.num_linesearch_steps == 14
+    assert state.info.decrease_error == np.inf
+    assert state.learning_rate == alpha
+    np.testing.assert_allclose(updates, -alpha * product * 2.0**13, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("length", "alpha", "trials"),
+    [
+        (1.0, 1, 2),  # (1 − r)² ≤ 1 − r holds up to r = 1
+        (0.25, 4, 3),
+        (0.26, 1, 2),
+        (1e-3, 256, 6),
+        (1e-9, 4.0**13, 14),
+        (1.5, 1, 1),  # lowers enough, but is no reason to lengthen
+        (3.0, 1 / 16, 2),
+        (1e3, 16.0**-3, 4),
+        (1e15, 16.0**-13, 14),
+    ],
+)
+def test_while_nothing_is_known_armijo_lengthens_and_shortens(length, alpha, trials, x64):
+    updates, state = searched(length, True)
+    assert state.learning_rate == alpha
+    assert state.info.num_linesearch_steps == trials
+    np.testing.assert_allclose(updates, -alpha * length, rtol=1e-12)
+
+
+@pytest.mark.parametrize("factory", [naqopt.bfgs, naqopt.naq, naqopt.moq, naqopt.lsr1])
+def test_optimizers_say_when_nothing_is_known(factory, x64):
+    """Before the first pair, and not after it."""
+    search = {"linesearch": naqopt.armijo()}
+    tx = factory(**search)
+
+    def loss(w):
+        return jnp.sum(jnp.sqrt(1 + (w / 100) ** 2))  # nearly linear over many steps of length 1
+
+    step = make_step(tx, loss)
+    params = jnp.full(2, 1e4)
+    params, state = step(params, tx.init(params))
+    assert state.info.step_size >= 4
+    for _ in range(6):
+        params, state = step(params, state)
+        assert state.info.step_size <= 1
 
 
 @pytest.mark.parametrize("search", [KEEPING, ZOOM_KEEPING], ids=["backtracking", "zoom"])
@@ -133,11 +178,10 @@ def test_trials_outside_the_domain_fail(name, search):
         assert np.all(np.isfinite(params))
         if k == 0:
             assert naqopt.eval_params(state, params) > 0
-            assert state.info.search_trials >= 3
+            assert state.info.search_trials >= 2
             assert state.info.searches_failed == 0
             if search == "armijo":
-                assert state.info.search_trials == 3
-                assert state.info.step_size == 0.25
+                assert state.info.step_size == 1 / 16
     np.testing.assert_allclose(naqopt.eval_params(state, params), 0.1, rtol=1e-3)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
 
@@ -152,7 +196,7 @@ def test_a_trial_of_minus_infinity_fails():
         params = jnp.ones(1)
         params, state = make_step(tx, minus_infinity_at_full_length)(params, tx.init(params))
         assert state.info.search_trials == 2
-        np.testing.assert_allclose(naqopt.eval_params(state, params), 0, atol=1e-6)
+        np.testing.assert_allclose(naqopt.eval_params(state, params), 1 - 2 / 16, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -390,16 +434,16 @@ def test_the_searchs_gradient_is_that_of_the_new_iterate():
 def test_the_callers_value_is_used_at_the_params():
     """A value that is too high lets any trial pass; moq's searches start elsewhere, without it."""
     params = jnp.ones(())
-    for name, trials in [("bfgs", 1), ("naq", 1), ("moq", 3)]:
+    for name, step_size in [("bfgs", 4), ("naq", 4), ("moq", 0.25)]:
         tx = getattr(naqopt, name)(4.0, memory_size=1)
         _, state = tx.update(
             params, tx.init(params), params, value=1e6, value_fn=lambda w: 0.5 * w**2
         )
-        assert state.info.search_trials == trials
+        assert state.info.step_size == step_size
     _, state = naqopt.bfgs(4.0, memory_size=1).update(
         params, naqopt.bfgs(memory_size=1).init(params), params, value_fn=lambda w: 0.5 * w**2
     )
-    assert state.info.search_trials == 3
+    assert state.info.step_size == 0.25
 
 
 def test_the_slope_is_of_raw_gradients():
@@ -410,7 +454,7 @@ def test_the_slope_is_of_raw_gradients():
         _, state = tx.update(
             params, tx.init(params), params, grad=raw * params, value_fn=lambda w: 0.5 * w**2
         )
-        assert (state.info.search_trials == 1) == passes
+        assert (state.info.step_size == 1) == passes
 
 
 # The dtype of the first leaf, in which Optax's searches compute.

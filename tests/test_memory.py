@@ -39,18 +39,18 @@ QUASI_NEWTON = {  # the call, its arguments, copies beside the 2 m of the pairs
     "bfgs": (naqopt.bfgs, {}, 2),
     "bfgs_store_grad": (naqopt.bfgs, {"store_grad": True}, 3),
     "naq": (naqopt.naq, {}, 1),
-    "moq": (naqopt.moq, {}, 4),
+    "moq": (naqopt.moq, {}, 5),
     "mnaq": (naqopt.mnaq, {}, 1),
     "obfgs": (naqopt.obfgs, {}, 0),
     "onaq": (naqopt.onaq, {}, 1),
-    "omoq": (naqopt.omoq, {}, 4),
+    "omoq": (naqopt.omoq, {}, 5),
     "svrg2": (naqopt.svrg2, {}, 2),
     "svr_naq": (naqopt.svr_naq, {}, 3),
     "lsr1": (naqopt.lsr1, {}, 0),
     "lsr1_search": (naqopt.lsr1, {"linesearch": naqopt.armijo()}, 2),
     "lsr1_store_grad": (naqopt.lsr1, {"store_grad": True}, 1),
     "sr1n": (naqopt.sr1n, {}, 1),
-    "mosr1": (naqopt.mosr1, {}, 4),
+    "mosr1": (naqopt.mosr1, {}, 5),
 }
 RANK_ONE = [name for name in QUASI_NEWTON if "sr1" in name]  # which keep four small matrices
 
@@ -64,6 +64,8 @@ def test_state_size_of_the_quasi_newton_family(name):
         state = jax.eval_shape(factory(memory_size=m, **arguments).init, params)
         # The scalar param's own copies are counted with the copies.
         small = sum(leaf.shape == () for leaf in jax.tree.leaves(state)) - constant
+        window = inspect.signature(factory).parameters.get("restart_window")
+        small += window.default if window else 0  # the last losses
         if m is not None:
             small += 4 * m**2 if name in RANK_ONE else m**2 + m
         rows = elements(params) if m is None else 2 * m

@@ -282,9 +282,56 @@ def test_initial_radius_out_of_range(factory, radius):
         factory(initial_radius=radius)
 
 
-def test_initial_radius_of_a_line_search():
-    with pytest.raises(ValueError, match=r"`initial_radius` is that of the trust region.*one of"):
-        naqopt.lsr1(initial_radius=1.0, linesearch=naqopt.armijo())
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("initial_radius", 2.0),
+        ("initial_radius", None),
+        ("initial_scale", 1.0),
+        ("radius_rule", naqopt.RadiusRule(grow=3.0)),
+    ],
+)
+def test_what_a_line_search_has_not(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` is that of the trust region.*one of"):
+        naqopt.lsr1(**{name: value}, linesearch=naqopt.armijo())
+
+
+@pytest.mark.parametrize("factory", [naqopt.lsr1, naqopt.sr1n, naqopt.mosr1])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"shrink": 1.0},
+        {"shrink": 0.0},
+        {"grow": 0.5},
+        {"boundary": 1.5},
+        {"accept": 0.2},
+        {"shrink_below": 0.8},
+        {"accept": -1.0},
+    ],
+)
+def test_a_radius_rule_out_of_range(factory, rule):
+    (name,) = rule
+    with pytest.raises(ValueError, match=rf"`radius_rule\.{name}` must be a finite number in"):
+        factory(radius_rule=naqopt.RadiusRule(**rule))
+
+
+def test_what_is_no_radius_rule():
+    with pytest.raises(TypeError, match=r"`radius_rule` must be a naqopt.RadiusRule, such as"):
+        naqopt.lsr1(radius_rule=(0.1, 0.75))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.inf])
+def test_an_initial_scale_out_of_range(scale):
+    with pytest.raises(ValueError, match="`initial_scale` must be a finite number in"):
+        naqopt.sr1n(initial_scale=scale)
+
+
+@pytest.mark.parametrize("factory", [naqopt.naq, naqopt.moq, naqopt.mnaq])
+def test_a_restart_window_out_of_range(factory):
+    with pytest.raises(ValueError, match="`restart_window` must be at least 1, got 0"):
+        factory(restart_window=0)
+    with pytest.raises(TypeError, match=r"`restart_window` must be an int, got 2\.5"):
+        factory(restart_window=2.5)
 
 
 # The call of `update`.

@@ -49,6 +49,8 @@ def compiled_step(name):
     """The jitted step of a run; the faults are numbered 1 caller, 2 inner, 3 losses."""
     run = RUNS[name]
     settings = quasi_newton_runs.resolve(run.settings, naqopt.schedules)
+    if run.method in ("naq", "moq", "mnaq"):
+        settings = {"restart_window": None, **settings}
     tx = getattr(naqopt, run.method)(**settings)
     if run.clip_norm is not None:
         tx = optax.chain(optax.clip_by_global_norm(run.clip_norm), tx)
@@ -85,6 +87,11 @@ def with_fault(loss, grad, fault):
     return (lambda w: np.nan) if fault == "losses" else loss, faulty_grad
 
 
+def known(losses):
+    """Those of the last losses that are known."""
+    return [] if losses is None else [x for x in losses.tolist() if x > np.finfo(float).min]
+
+
 def as_reference(run, params, state):
     """The reference's state with the numbers of the library's."""
     params, state = jax.device_get((params, state))
@@ -103,6 +110,8 @@ def as_reference(run, params, state):
         H=matrix,
         waiting=(flat(pending.s), flat(pending.extrapolated)) if waits else None,
         g_prev=flat(pending.previous) if extrapolates and int(state.count) else None,
+        updates_prev=flat(pending.previous_updates) if extrapolates and int(state.count) else None,
+        losses=known(state.losses),
         lipschitz=float(state.step_length) if run.method == "mnaq" else 1.0,
         alpha=float(info.step_size),
         stored=int(info.pairs_stored),
@@ -110,6 +119,7 @@ def as_reference(run, params, state):
         skipped=int(info.steps_skipped),
         refused_steps=int(info.steps_refused),
         searches_failed=int(info.searches_failed),
+        momentum_restarts=int(info.momentum_restarts),
     )
 
 
@@ -118,6 +128,7 @@ def compare(run, actual, expected):
     left_out = {
         "lipschitz": True,
         "g_prev": "moq" not in run.method,
+        "updates_prev": "moq" not in run.method,
         "v": "bfgs" in run.method,
         "alpha": expected.alpha == 0,  # after a refused step the last one stays in `info`
     }
@@ -170,8 +181,11 @@ def test_trajectory_and_single_steps_equal_the_listing(name, x64):
     two_gradients = run.method in ("naq", "mnaq", "obfgs", "onaq")
     searches = run.method in ("bfgs", "naq", "moq")
     assert after.skipped == 1
-    assert after.refused_steps == two_gradients + searches
-    assert after.searches_failed >= searches
+    # Where E(ŵ) is judged a fault may meet with a restart; near the minimum a search without pairs
+    # finds nothing lower.
+    if not after.momentum_restarts:
+        assert after.refused_steps >= two_gradients + searches
+        assert after.searches_failed >= searches
     assert after.stored > 8
     if searches:
         assert backtracked > 3

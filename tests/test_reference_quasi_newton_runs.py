@@ -52,21 +52,19 @@ def test_runs_are_well_conditioned(name):
         np.testing.assert_allclose(other.w, state.w, rtol=0, atol=1000 * disturbance)
         assert other.stored == state.stored
         assert other.searches_failed == state.searches_failed
+        assert other.momentum_restarts == state.momentum_restarts
+        assert other.refused_steps == state.refused_steps
 
 
-def short_steps(run, states):
-    """The steps whose size is not the learning rate: halved, or explicit ones of mNAQ."""
+def rates_of(run):
+    """The learning rates of a run, the sizes of steps neither shortened nor lengthened."""
     learning_rate = resolve(run.settings, quasi_newton).get("learning_rate", 1.0)
-    return [
-        state.alpha
-        for k, state in enumerate(states[1:])
-        if state.alpha != quasi_newton.value_at(learning_rate, k)
-    ]
+    return [quasi_newton.value_at(learning_rate, k) for k in range(STEPS)]
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_what_happens_in_the_runs(name):
-    run = RUNS[name]
+    run, rules = RUNS[name], METHODS[RUNS[name].method]
     states = states_of(name)
     first, last = states[0], states[-1]
     _, at_step = problem(run)
@@ -74,31 +72,51 @@ def test_what_happens_in_the_runs(name):
     assert np.mean([loss(last.w) for loss in epoch]) < 0.6 * np.mean(
         [loss(first.w) for loss in epoch]
     )
-    assert last.k == STEPS
-    assert last.skipped == last.refused_steps == last.searches_failed == 0
-    assert last.stored + last.refused == STEPS - METHODS[run.method].waits
-    if run.settings["memory_size"] is None:
-        assert last.H is not None
-        assert not last.s_list
-    else:
-        assert last.H is None
-        assert len(last.s_list) == len(last.y_list) == run.settings["memory_size"]
-        assert last.stored > 2 * run.settings["memory_size"]
-    halvings = short_steps(run, states)
+    assert (last.k, last.skipped) == (STEPS, 0)
+    assert (last.momentum_restarts > 0) == ("restart" in name)
+    assert (last.searches_failed > last.refused_steps) == ("lowest" in name)
+    assert (last.refused_steps > 0) == ("refused" in name) or "lowest" in name
+    without = last.refused_steps + last.momentum_restarts * rules.looks_ahead
+    assert last.stored + last.refused == STEPS - without - (last.waiting is not None)
+    size = run.settings["memory_size"]
+    assert last.stored > 2 * (size or 1)
+    if last.refused_steps == 0:
+        assert (last.H is not None) == (size is None)
+        assert len(last.s_list) == len(last.y_list) == (size or 0)
+    rates = rates_of(run)
     if run.batches == "mini":
-        assert not halvings
+        assert [state.alpha for state in states[1:]] == rates
         assert last.refused >= 2 or run.method != "omoq"
     else:
-        assert len(halvings) >= (1 if name == "mnaq_dense" else 2)
+        sizes = zip(states[1:], rates, strict=True)
+        shortened = sum(0.0 < state.alpha < rate for state, rate in sizes)
+        assert shortened >= (1 if name == "mnaq_dense" else 2)
     if run.clip_norm is not None:
         norms = [np.linalg.norm(at_step(k)[1](state.params)) for k, state in enumerate(states)]
         assert sum(norm > run.clip_norm for norm in norms) >= 10
         assert sum(norm < run.clip_norm for norm in norms) >= 10
 
 
+@pytest.mark.parametrize("method", ["bfgs", "naq", "moq"])
+def test_the_runs_reach_both_ways_of_the_search(method):
+    """The first steps of some are longer and of some shorter than the learning rate."""
+    ratios = {
+        states_of(name)[1].alpha / rates_of(run)[0]
+        for name, run in RUNS.items()
+        if run.method == method
+    }
+    assert min(ratios) < 1.0 < max(ratios)
+
+
 def test_the_runs_reach_every_method_in_both_forms_and_both_omegas():
     forms = {(run.method, run.settings["memory_size"] is None) for run in RUNS.values()}
     assert forms == {(method, dense) for method in METHODS for dense in (False, True)}
+    restarting = {
+        (run.method, run.settings["memory_size"] is None)
+        for run in RUNS.values()
+        if "restart_window" in run.settings
+    }
+    assert restarting >= {(m, dense) for m in ("naq", "moq", "mnaq") for dense in (False, True)}
     for name in ("bfgs_term", "naq", "moq", "mnaq_dense"):
         _, at_step = problem(RUNS[name])
         norms = [
@@ -106,6 +124,11 @@ def test_the_runs_reach_every_method_in_both_forms_and_both_omegas():
         ]
         assert sum(norm > 0.1 for norm in norms) >= 3
         assert sum(norm < 0.1 for norm in norms) >= 3
+
+
+UNDISTURBED = [
+    name for name in RUNS if not any(word in name for word in ("restart", "refused", "lowest"))
+]
 
 
 def pairs_of(run, states):
@@ -129,12 +152,12 @@ def pairs_of(run, states):
             y = eps + (omega * norm + max(-(eps @ s) / np.linalg.norm(s) ** 2, 0.0)) * s
         else:
             y = eps
-        if s @ y > 1e-8 * (s @ s):
+        if s @ y > 1e-8 * np.linalg.norm(s) * np.linalg.norm(y):
             pairs.append((s, eps, y))
     return pairs
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", UNDISTURBED)
 def test_the_product_is_that_of_the_stored_pairs(name):
     run, steps = RUNS[name], 20
     states = trajectory(run, steps)

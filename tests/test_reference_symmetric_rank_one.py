@@ -4,11 +4,17 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from reference import quasi_newton, symmetric_rank_one
+from reference import quasi_newton
 from reference.quasi_newton import xi
 from reference.symmetric_rank_one import METHODS, init, step
-from reference.symmetric_rank_one_memory import compact, hessian, inverse_hessian, with_pair
-from reference.trust_region import next_radius, solve_cg, solve_exact
+from reference.symmetric_rank_one_memory import hessian, inverse_hessian, with_pair
+from reference.trust_region import (
+    RadiusRule,
+    next_radius,
+    reduction_ratio,
+    solve_cg,
+    solve_exact,
+)
 
 # E(w) = ½wᵀAw with an indefinite A, plus ¼Σw⁴.
 A = np.diag([4.0, 1.0, -0.5, 2.0]) + 0.3
@@ -23,8 +29,8 @@ def grad(w):
     return A @ w + w**3
 
 
-def walk(method, steps, *, start=START, radius=None, memory_size=3, **settings):
-    states = [init(start, method, radius)]
+def walk(method, steps, *, start=START, radius=1.0, memory_size=3, **settings):
+    states = [init(start, method, radius, settings.get("initial_scale"))]
     for _ in range(steps):
         options = {"method": method, "memory_size": memory_size, **settings}
         states.append(step(states[-1], loss, grad, **options))
@@ -45,151 +51,167 @@ def assert_states_equal(actual, expected, without=()):
             np.testing.assert_array_equal(left, right, err_msg=field.name)
 
 
-# The matrices.
-
-
-def symmetric_rank_one_updates(B, pairs):
-    for s, y in pairs:
-        r = y - B @ s
-        B = B + np.outer(r, r) / (r @ s)
-    return B
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-@pytest.mark.parametrize("gamma", [1.0, 0.2, 30.0])
-def test_compact_form_is_the_updates_one_after_the_other(count, gamma):
-    S, Y = np.random.default_rng(count).normal(size=(2, count, 7))
-    B = compact(list(S), list(Y), gamma, 7)
-    expected = symmetric_rank_one_updates(gamma * np.eye(7), list(zip(S, Y, strict=True)))
-    np.testing.assert_allclose(B, expected, rtol=0, atol=1e-10 * np.max(np.abs(expected)))
-    if count:
-        np.testing.assert_allclose(B @ S[-1], Y[-1], rtol=0, atol=1e-10 * np.max(np.abs(B)))
-    if gamma == 1.0:  # self-duality: H with H0 = I is the inverse of that B
-        H = compact(list(Y), list(S), 1.0, 7)
-        np.testing.assert_allclose(H @ B, np.eye(7), rtol=0, atol=1e-9)
-        inverse = np.linalg.inv(expected)
-        np.testing.assert_allclose(H, inverse, rtol=0, atol=1e-9 * np.max(np.abs(inverse)))
-
-
-EMPTY = init(np.zeros(2), "sr1n")
-E1, E2 = np.eye(2)
-
-
-@pytest.mark.parametrize("memory", ["limited", "dense", "inverse"])
-@pytest.mark.parametrize("scale", [1.0, 1e3])
-@pytest.mark.parametrize("factor", [1.0, 0.5])
-def test_the_two_tests_of_a_pair(memory, scale, factor):
-    """Just inside and just outside the bounds, against B = I or H = I."""
-    state = replace(EMPTY, B=np.eye(2)) if memory == "dense" else EMPTY
-    size = None if memory == "dense" else 3
-
-    def stored(s, y):
-        new = with_pair(state, scale * s, scale * y, size, memory == "inverse")
-        assert new.stored + new.refused == 1
-        return new.stored
-
-    y = E1 / 2 + (0.5 + 0.6e-8 * factor) * E2 if memory == "inverse" else E1 + 1.5e-8 * factor * E1
-    assert stored(E1, y if memory == "inverse" else y + E2) == (factor == 1.0)
-    assert stored(E1, E1 + 1.5e-6 * factor * (E1 + E2) / np.sqrt(2)) == (factor == 1.0)
-    bad = [(E1, E1), (0 * E1, E2), (np.nan + E1, E2), (E1, E2 + np.inf), (E1, 1e200 * E1)]
-    bad += [(1e-170 * E1, E2), (1e-10 * E1, 1e150 * E1)] if scale == 1.0 else []
-    assert not any(stored(s, y) for s, y in bad)
-    assert stored(E1, -E1)  # negative curvature is welcome
-
-
-def test_the_matrix_before_the_pair_is_the_one_it_is_tested_against():
-    s, y = np.array([1.0, 1.0]) / np.sqrt(2), np.array([3.0, 1.0])
-    for size, inverse in ((3, False), (None, False), (3, True)):
-        state = with_pair(EMPTY, s, y, size, inverse)
-        again = with_pair(state, 2.0 * s, 2.0 * y, size, inverse)
-        matrix = inverse_hessian(state) if inverse else hessian(state)
-        left, right = (y, s) if inverse else (s, y)
-        np.testing.assert_allclose(matrix @ left, right, rtol=1e-12)
-        # The same pair again: refused, or else it is singular and drives the first one out.
-        assert again.refused == 1 or len(again.s_list) == 1
-
-
-def test_gamma():
-    state = with_pair(EMPTY, E1, 2.0 * E1 + E2, 3)
-    assert state.gamma == pytest.approx(2.5)
-    state = with_pair(state, 3.0 * E2, -3.0 * E2 + E1, 3)
-    assert (len(state.s_list), state.gamma) == (2, pytest.approx(2.5))  # sᵀy < 0
-    np.testing.assert_allclose(state.s_list[1], E2)
-    np.testing.assert_allclose(state.y_list[1], E1 / 3.0 - E2)
-    state = with_pair(state, E1, 1e-4 * E1 + 0.001 * E2, 2)  # yᵀy/sᵀy = 0.0101, the oldest goes
-    assert (len(state.s_list), state.gamma) == (2, pytest.approx(0.0101))
-    np.testing.assert_allclose(state.s_list[0], E2)
-    for other in (-E1 + E2, -E2 + E1 / 7.0):  # no pair of the two has sᵀy > 0: the last γ
-        state = with_pair(state, E1 if other[0] < 0 else E2, other, 2)
-        assert state.gamma == pytest.approx(0.0101)
-    assert with_pair(EMPTY, E1, 1e-8 * E1 + E2, 3).gamma == 1e3
-    assert with_pair(EMPTY, E1, 1e-5 * (E1 + E2), 3).gamma == 1e-3
-    dense = with_pair(EMPTY, E1, 2.0 * E1 + E2, None)
-    expected = symmetric_rank_one_updates(2.5 * np.eye(2), [(E1, 2.0 * E1 + E2)])
-    np.testing.assert_allclose(dense.B, expected, rtol=1e-14)
-    dense = with_pair(EMPTY, E1, -2.0 * E1 + E2, None)
-    expected = symmetric_rank_one_updates(np.eye(2), [(E1, -2.0 * E1 + E2)])
-    np.testing.assert_allclose(dense.B, expected, rtol=1e-14)
-    new = with_pair(EMPTY, E1, 2.0 * E1, None)  # y = γs, which γI explains
-    np.testing.assert_array_equal(new.B, 2.0 * np.eye(2))
-    assert (new.gamma, new.stored, new.refused) == (2.0, 1, 0)
-    new = with_pair(EMPTY, E1, E1, None)  # y = s, which I explains
-    assert (new.B, new.gamma, new.stored, new.refused) == (None, 1.0, 0, 1)
-    assert with_pair(EMPTY, E1, 2.0 * E1 + E2, 3, inverse=True).gamma == 1.0
-    for excess, refused in ((1e-7, 1), (1e-2, 0)):  # negligible is what is near γs
-        assert with_pair(replace(EMPTY, gamma=3.0), E1, (3.0 + excess) * E1, 3).refused == refused
-        assert with_pair(replace(EMPTY, gamma=3.0), E1, (1.0 + excess) * E1, 3).refused == 0
-
-
-def test_the_oldest_pairs_go_while_the_small_matrix_is_singular():
-    new = with_pair(EMPTY, E1, 2.0 * E1, 3)  # γ becomes 2, and M⁻¹ = 0
-    assert (new.s_list, new.y_list, new.gamma, new.stored) == ([], [], 2.0, 1)
-    np.testing.assert_array_equal(hessian(new), 2.0 * np.eye(2))
-    # Before, γ = 3; the new pair makes it 2, and of the three older ones the second has y = 2s.
-    e1, e2, e3, e4 = np.eye(4)
-    old = replace(
-        init(np.zeros(4), "lsr1"), gamma=3.0, s_list=[e1, e2, e3], y_list=[-e1, 2.0 * e2, -2.0 * e3]
-    )
-    new = with_pair(old, e4, e1 + e4, 5)
-    assert (new.gamma, new.stored) == (2.0, 1)
-    np.testing.assert_array_equal(new.s_list, [e3, e4])
-    np.testing.assert_array_equal(new.y_list, [-2.0 * e3, e1 + e4])
-    assert len(with_pair(replace(old, y_list=[-e1, e1, -e3]), e4, e1 + e4, 5).s_list) == 4
-    for excess, kept in ((1e-14, 1), (1e-10, 2)):  # measured by yᵀy, here 4, below 4e4
-        old = replace(EMPTY, s_list=[E1], y_list=[(1.0 + excess) * E1])
-        assert len(with_pair(old, E2, -2.0 * E2, 3, inverse=True).s_list) == kept
-    assert len(with_pair(old, E2, -200.0 * E2, 3, inverse=True).s_list) == 1
-
-
 # Single steps.
 
 
 def away(method, **settings):
-    """A state on the way: with momentum three steps after a rejected one, else of indefinite B."""
+    """A state on the way: with momentum some steps after a rejected one, else of indefinite B."""
     states = walk(method, 30, start=0.3 * START, radius=0.2, **settings)[5:]
     if method in ("sr1n", "mosr1"):
-        return next(state for state in states if state.since_rejection >= 3)
+        return next(s for s in states if s.since_rejection >= 2 and np.linalg.norm(s.v) > 0.01)
     matrix = inverse_hessian if method == "lsr1_search" else hessian
     return next(state for state in states if np.linalg.eigvalsh(matrix(state))[0] < 0.0)
 
 
 @pytest.mark.parametrize("size", [0.05, 1.0])
 @pytest.mark.parametrize("factor", [None, 0.1])
-def test_first_step_of_the_trust_region(size, factor):
-    """Its B is I and its Δ is ‖r‖, so that s = −g; the long one is rejected."""
+@pytest.mark.parametrize("share", [None, 0.1])
+def test_first_step_of_the_trust_region(size, factor, share):
+    """Its B is γI with γ = ‖g‖/Δ and its Δ, where none is given, ‖r‖; the long one is rejected."""
     w = size * START
     r = grad(w)
-    s = -r if factor is None else -factor * r
-    new = walk("lsr1", 1, start=w, clip=None if factor is None else lambda g: factor * g)[1]
-    ratio = (loss(w) - loss(w + s)) / -(r @ s + 0.5 * s @ s)
-    assert (ratio > 1e-6) == (factor is not None)
+    g = r if factor is None else factor * r
+    radius = np.linalg.norm(r) if share is None else share * np.linalg.norm(r)
+    gamma = np.linalg.norm(g) / radius
+    s = -g / gamma
+    clip = None if factor is None else lambda g: factor * g
+    new = walk("lsr1", 1, start=w, radius=None if share is None else radius, clip=clip)[1]
+    ratio = (loss(w) - loss(w + s)) / -(r @ s + 0.5 * gamma * s @ s)
+    assert (ratio > 1e-6) == (share is not None)
     np.testing.assert_allclose(new.w, w + s if ratio > 1e-6 else w, rtol=1e-14)
     np.testing.assert_array_equal(new.params, new.w)
     norm = np.linalg.norm(s)
     np.testing.assert_allclose(new.s_list, [s / norm], rtol=1e-13)
     np.testing.assert_allclose(new.y_list, [(grad(w + s) - r) / norm], rtol=1e-10)
-    assert new.radius == pytest.approx(next_radius(np.linalg.norm(r), ratio, norm), rel=1e-14)
+    assert new.radius == pytest.approx(next_radius(radius, ratio, norm), rel=1e-14)
     assert (new.k, new.stored, new.rejected_steps, new.alpha) == (1, 1, ratio < 0, ratio > 0)
+
+
+@pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])
+def test_the_first_radius_and_the_first_gamma(method):
+    r = grad(START)
+    norm = np.linalg.norm(r)
+    for options, step_of_r in (
+        ({}, 1.0 / norm),
+        ({"radius": 0.3}, 0.3 / norm),
+        ({"radius": 50.0}, 50.0 / norm),
+        ({"radius": 50.0, "memory_size": None}, 50.0 / norm),
+        ({"radius": None}, 1.0),
+        ({"initial_scale": 20.0}, 1.0 / 20.0),
+        ({"initial_scale": 20.0, "memory_size": None}, 1.0 / 20.0),
+        ({"initial_scale": 20.0, "radius": 0.01}, 0.01 / norm),
+        ({"initial_scale": 20.0, "radius": None}, 1.0 / 20.0),
+        ({"initial_scale": 0.01, "radius": None, "clip": lambda g: 0.1 * g}, 1.0),
+    ):
+        if method == "lsr1" and "memory_size" in options:
+            continue
+        new = walk(method, 1, radius_rule=RadiusRule(accept=-np.inf), **{"radius": 1.0, **options})
+        np.testing.assert_allclose(START - new[1].w, step_of_r * r, rtol=1e-12)
+    state = init(START, method, None)
+    for _ in range(2):
+        state = one(state, grad=np.zeros_like, method=method)
+    assert (state.radius, state.k) == (0.0, 2)
+    new = one(state, method=method, radius_rule=RadiusRule(shrink=1.0, grow=1.0))
+    assert new.radius == pytest.approx(norm, rel=1e-14)
+
+
+@pytest.mark.parametrize("memory_size", [3, None])
+@pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])
+def test_the_gamma_of_a_step_without_a_pair_stays(method, memory_size):
+    """Where no pair has positive curvature: on E = −½‖w‖², and where no loss is finite."""
+    options = {"method": method, "memory_size": memory_size, "clip": lambda g: 0.5 * g}
+    state = init(START, method, 0.25)
+    gamma = 0.5 * np.linalg.norm(START) / 0.25
+    new = one(state, lambda w: -0.5 * w @ w, np.negative, **options)
+    np.testing.assert_allclose(new.w - START, 0.25 * START / np.linalg.norm(START), rtol=1e-12)
+    if method == "mosr1":  # whose pair waits
+        new = one(new, lambda w: -0.5 * w @ w, np.negative, **options)
+    assert (new.stored, new.refused) == (1, 0)
+    assert new.gamma == pytest.approx(gamma, rel=1e-14)
+    for radius in (0.25, 0.125):  # γ is set anew each time
+        state = one(state, lambda w: np.nan, np.negative, **options)
+        assert (state.stored, state.radius) == (0, radius / 2.0)
+        assert state.gamma == pytest.approx(gamma * 0.25 / radius, rel=1e-14)
+
+
+@pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])
+def test_a_step_of_the_trust_region_that_vanishes_is_refused(method):
+    for w, v, refused in (
+        (1e40 * START, 0.0 * START, True),
+        (np.array([0.0, 1e40, 1e40, 1e40]), 0.0 * START, False),
+        (0.0 * START, 1e40 * START, method != "lsr1"),  # at ŵ it vanishes
+    ):
+        state = replace(init(w, method), v=v, params=w + 0.5 * v if method == "sr1n" else w)
+        falling = iter(range(0, -1000, -10))
+        options = {"method": method, "momentum": 0.5}
+        new = one(state, lambda x, v=falling: float(next(v)), lambda x: START, **options)
+        assert (new.refused_steps, new.rejected_steps) == (refused, 0)
+        if refused:
+            assert (new.stored, new.refused, new.radius, new.alpha) == (0, 0, 1.0, 0.0)
+            assert new.waiting is None
+            np.testing.assert_array_equal([new.w, new.params, new.v], [w, w, 0.0 * w])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("method", ["sr1n", "mosr1"])
+def test_a_zero_gradient_where_the_loss_is_not_finite_rejects_the_step(method, bad):
+    state = replace(away(method, momentum=lambda count: 0.1 * count + 0.2), waiting=None)
+    state = replace(state, updates_prev=np.zeros(4))
+    mu = 0.1 * state.since_rejection + 0.2
+    w_hat = state.w + mu * state.v
+    options = {"method": method, "momentum": lambda count: 0.1 * count + 0.2}
+    for value, accepted in ((1.0, True), (bad, False)):
+
+        def at_w_hat(w, value=value):
+            return value if np.allclose(w, w_hat, rtol=1e-14) else -bad
+
+        new = one(state, at_w_hat, np.zeros_like, **options)
+        counts = (new.rejected_steps - state.rejected_steps, new.since_rejection, new.alpha)
+        assert counts == ((0, state.since_rejection + 1, 1.0) if accepted else (1, 0, 0.0))
+        assert (new.k, new.radius, new.waiting) == (state.k + 1, state.radius, None)
+        np.testing.assert_allclose(new.w, w_hat if accepted else state.w, rtol=1e-14)
+        np.testing.assert_allclose(new.v, mu * state.v if accepted else state.v, rtol=1e-14)
+        if method == "sr1n" and not accepted:
+            np.testing.assert_allclose(new.params, state.w + 0.2 * state.v, rtol=1e-14)
+
+
+@pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])
+def test_every_method_follows_its_radius_rule(method):
+    rule = RadiusRule(accept=-np.inf, shrink_below=np.inf, grow_above=np.inf, shrink=0.3)
+    for new in walk(method, 3, radius_rule=rule)[1:]:
+        assert new.radius == pytest.approx(0.3**new.k, rel=1e-14)
+        assert (new.rejected_steps, new.alpha) == (0, 1.0)
+    rule = RadiusRule(accept=np.inf, shrink_below=-np.inf, grow_above=-np.inf, grow=3.0)
+    new = walk(method, 1, radius_rule=rule)[1]
+    assert (new.radius, new.rejected_steps, new.alpha) == (3.0, 1, 0.0)
+
+
+@pytest.mark.parametrize("memory_size", [3, None])
+@pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])
+@pytest.mark.parametrize("initial_scale", [None, 0.3])
+def test_a_refused_step_forgets_the_pairs_and_not_gamma(method, memory_size, initial_scale):
+    options = {"method": method, "memory_size": memory_size, "initial_scale": initial_scale}
+    state = replace(init(START, method, 1.0, initial_scale), gamma=7.0)
+    if memory_size is None:
+        state = replace(state, B=np.full((4, 4), np.inf))
+    else:
+        state = replace(state, s_list=[np.eye(4)[0]], y_list=[1e200 * np.eye(4)[1]])
+    new = one(state, **options)
+    assert (new.refused_steps, new.k) == (1, 1)
+    assert (new.s_list, new.y_list, new.B) == ([], [], None)
+    assert new.gamma == 7.0
+
+
+@pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])
+def test_a_gradient_whose_square_overflows_is_finite(method):
+    for solver in ("exact", "cg"):
+        state = init(START, method)
+        new = one(state, grad=lambda w: 1e200 * START, method=method, solver=solver)
+        assert (new.k, new.skipped, new.refused_steps) == (1, 0, 0)
+        s = -START / np.linalg.norm(START)
+        rule = RadiusRule(accept=-np.inf)
+        new = one(state, grad=lambda w: 1e200 * START, method=method, radius_rule=rule)
+        np.testing.assert_allclose(new.w, START + s, rtol=1e-12)
 
 
 def test_step_of_the_trust_region():
@@ -207,7 +229,7 @@ def test_step_of_the_trust_region():
         stored = state.stored + np.isfinite(shift)
         counts = (new.k, new.stored, new.rejected_steps - state.rejected_steps)
         assert counts == (state.k + 1, stored, not accepted)
-        ratio = (loss(w) - shift - loss(w + s)) / -(r @ s + 0.5 * s @ B @ s)
+        ratio = reduction_ratio(loss(w) - shift, loss(w + s), -(r @ s + 0.5 * s @ B @ s))
         ratio = ratio if accepted else 0.0
         assert new.radius == next_radius(state.radius, ratio, np.linalg.norm(s))
         if np.isfinite(shift):
@@ -218,9 +240,11 @@ def test_step_of_the_trust_region():
 @pytest.mark.parametrize("momentum", [0.5, None])
 @pytest.mark.parametrize("memory_size", [3, None])
 @pytest.mark.parametrize("solver", ["cg", "exact"])
+@pytest.mark.parametrize("term", [False, True])
 @pytest.mark.parametrize("method", ["sr1n", "mosr1"])
-def test_step_with_momentum(method, solver, memory_size, momentum):
+def test_step_with_momentum(method, term, solver, memory_size, momentum):
     settings = {"momentum": momentum, "memory_size": memory_size, "solver": solver}
+    settings["convergence_term"] = term
     state = away(method, **settings)
     mu = 0.5 if momentum else quasi_newton.nesterov_momentum(0.95)(state.since_rejection)
     assert state.since_rejection > 0
@@ -234,10 +258,11 @@ def test_step_with_momentum(method, solver, memory_size, momentum):
     r = grad(state.params)
     g_hat, r_hat, ready = 0.7 * r, r, state
     if method == "mosr1":
-        g_hat = 0.7 * r + mu * (r - state.g_prev)
+        state = replace(state, updates_prev=0.9 * state.g_prev)
+        g_hat = (1.0 + mu) * 0.7 * r - mu * 0.9 * state.g_prev
         r_hat = (1.0 + mu) * r - mu * state.g_prev
         s, r_before = state.waiting
-        y = r - r_before + xi(s, r - r_before, r_before) * s
+        y = r - r_before + term * xi(s, r - r_before, r_before) * s
         ready = with_pair(state, s, y, memory_size)
         assert ready.stored == state.stored + 1
     B = hessian(ready)
@@ -246,7 +271,7 @@ def test_step_with_momentum(method, solver, memory_size, momentum):
         s = solve_cg(B, g_hat, state.radius, 8)
     eps = grad(w_hat + s) - r_hat
     if method == "sr1n":
-        ready = with_pair(state, s, eps + xi(s, eps, r) * s, memory_size)
+        ready = with_pair(state, s, eps + term * xi(s, eps, r) * s, memory_size)
     tenth = 0.1 * (-0.5 * (g_hat + r_hat) @ s - 0.5 * s @ B @ s)
     between = loss(w_hat) - loss(w_hat + s) - tenth  # the two predictions differ in Δ
     for shift in (0.0, -1.0, 1.0, between):
@@ -254,7 +279,7 @@ def test_step_with_momentum(method, solver, memory_size, momentum):
         settings["clip"] = clipped
         new = one(state, lambda x, v=values: next(v), method=method, **settings)
         predicted = -(r_hat @ s + 0.5 * s @ B @ s)
-        ratio = (loss(w_hat) - shift - loss(w_hat + s)) / predicted
+        ratio = reduction_ratio(loss(w_hat) - shift, loss(w_hat + s), predicted)
         accepted = ratio > 1e-6
         assert accepted == (shift < 0.0) or shift not in (-1.0, 1.0)
         assert accepted or shift != between
@@ -275,6 +300,7 @@ def test_step_with_momentum(method, solver, memory_size, momentum):
         if method == "mosr1":
             assert (new.waiting is not None) == accepted
             np.testing.assert_array_equal(new.g_prev, r)
+            np.testing.assert_array_equal(new.updates_prev, 0.7 * r)
             if accepted:
                 np.testing.assert_allclose(new.waiting, [s, r_hat], rtol=1e-12)
 
@@ -289,7 +315,7 @@ def test_step_of_the_line_search():
         g = gain * r
         d = -H @ g if g @ H @ g > 0.0 else -g
         assert np.any(d != -g) or gain * (r @ H @ r) < 0.0
-        for trial in (0, 3, 13, 14):
+        for trial in (0, 3, 13):
             calls = []
 
             def values(x, calls=calls, trial=trial):
@@ -298,10 +324,9 @@ def test_step_of_the_line_search():
 
             state = replace(state, lambda_prev=0.25)
             new = one(state, values, method="lsr1_search", clip=lambda g, gain=gain: gain * g)
-            size = 0.5 * 0.5 ** min(trial, 13)
-            assert (new.alpha, len(calls)) == (size, min(trial + 2, 15))
-            assert new.lambda_prev == (size if trial < 14 else 1.0)
-            assert new.searches_failed == (trial == 14)
+            size = 0.5 * 0.5**trial
+            assert (new.alpha, len(calls)) == (size, trial + 2)
+            assert (new.lambda_prev, new.searches_failed) == (size, 0)
             np.testing.assert_allclose(new.w, w + size * d, rtol=1e-12)
             np.testing.assert_allclose(new.waiting[0], size * d, rtol=1e-8)
             np.testing.assert_array_equal(new.waiting[1], r)
@@ -312,24 +337,32 @@ def test_step_of_the_line_search():
         values = iter([0.0, value] + [1e9] * 13)
         state = replace(state, lambda_prev=0.25)
         new = one(state, lambda x, v=values: next(v), method="lsr1_search", clip=lambda g: 0.5 * g)
-        assert (new.alpha == 0.5) == passes
-    flat = one(state, lambda x: 1.0, method="lsr1_search")  # no decrease is not enough
-    assert (flat.searches_failed, flat.alpha) == (1, 0.5**14)
+        assert (new.searches_failed == 0) == passes
+        assert new.alpha == 0.5  # the lowest trial, where it does not pass
+        assert new.lambda_prev == (0.5 if passes else 1.0)
+    for flat in (lambda x: 1.0, lambda x: np.nan):  # no decrease is not enough
+        failed = one(state, flat, method="lsr1_search")
+        assert (failed.searches_failed, failed.refused_steps, failed.alpha) == (1, 1, 0.0)
+        assert (failed.s_list, failed.waiting, failed.lambda_prev) == ([], None, 1.0)
+        np.testing.assert_array_equal(failed.w, w)
+    far = init(1e40 * START, "lsr1_search")
+    falling = iter(range(0, -1000, -10))
+    lost = one(far, lambda x: float(next(falling)), lambda x: START, method="lsr1_search")
+    assert (lost.searches_failed, lost.refused_steps) == (0, 1)  # the step vanishes
 
 
 # Relations.
 
 
-def test_sr1n_without_momentum_and_xi_is_lsr1(monkeypatch):
+def test_sr1n_without_momentum_and_xi_is_lsr1():
     settings = {"start": 0.3 * START, "radius": 0.7}
     lsr1 = walk("lsr1", 25, **settings)
     nesterov = {"momentum": 0.0, "solver": "exact"}
-    other = walk("sr1n", 25, **settings, **nesterov)
-    assert np.any(other[5].w != lsr1[5].w)
-    monkeypatch.setattr(symmetric_rank_one, "xi", lambda *_: 0.0)
     for a, b in zip(lsr1, walk("sr1n", 25, **settings, **nesterov), strict=True):
         assert_states_equal(b, a, without=("v", "since_rejection"))
     assert lsr1[-1].rejected_steps > 0
+    other = walk("sr1n", 25, **settings, **nesterov, convergence_term=True)
+    assert np.any(other[5].w != lsr1[5].w)
 
 
 @pytest.mark.parametrize(

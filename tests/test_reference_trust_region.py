@@ -4,8 +4,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from reference.adaptive import quiet
-from reference.trust_region import model, next_radius, reduction_ratio, solve_cg, solve_exact
+from reference.trust_region import (
+    RadiusRule,
+    model,
+    next_radius,
+    reduction_ratio,
+    solve_cg,
+    solve_exact,
+)
+from reference.vectors import quiet
 
 E1 = np.array([1.0, 0.0])
 
@@ -117,9 +124,29 @@ def test_radius_and_ratio():
         assert next_radius(1.0, ratio, length) == radius
     assert next_radius(1e10, 1.0, 1e10) == 1e10
     assert next_radius(1e-10, -5.0, 1e-10) == 1e-10
-    assert reduction_ratio(3.0, 2.0, 4.0) == 0.25
-    assert reduction_ratio(2.0, 3.0, 4.0) == -0.25
+    assert next_radius(1.0, np.nan, 1.0) == 0.5
+    rule = RadiusRule(shrink_below=0.3, grow_above=0.5, boundary=0.2, shrink=0.25, grow=3.0)
+    for ratio, length, radius in [
+        (0.51, 0.21, 3.0), (0.51, 0.2, 1.0), (0.5, 1.0, 1.0), (0.3, 1.0, 1.0), (0.29, 0.1, 0.25)
+    ]:  # fmt: skip
+        assert next_radius(1.0, ratio, length, rule) == radius
+    assert reduction_ratio(3.0, 2.0, 4.0) == pytest.approx(0.25, rel=1e-14)
+    assert reduction_ratio(2.0, 3.0, 4.0) == pytest.approx(-0.25, rel=1e-14)
     with quiet:
         for bad in [(1, 0, 0), (1, 2, -1), (np.inf, 0, 1), (0, np.nan, 1), (1, 0, np.inf)]:
             assert reduction_ratio(*map(np.float64, bad)) == 0.0
-        assert reduction_ratio(1e300, 0.0, np.float64(1e-300)) == 0.0
+        assert reduction_ratio(0.0, -1e300, np.float64(1e-300)) == 0.0
+
+
+def test_the_ratio_forgives_a_rounding_of_the_loss():
+    """Beneath rounding a good step may look like an increase; a real one is none the better."""
+    ulp = np.finfo(np.float64).eps
+    for value in (1e6, -1e6):
+        trial = value + 0.4 * ulp * abs(value)
+        assert reduction_ratio(value, trial, 1e-12) == pytest.approx(0.6, rel=0.05)
+        assert reduction_ratio(value, value, 1e-12) == pytest.approx(1.0, rel=1e-2)
+        assert reduction_ratio(value, value + 2.0 * ulp * abs(value), 1e-12) < -0.9
+        assert reduction_ratio(value, value + 1.0, 1.0) == pytest.approx(-1.0, rel=1e-8)
+    for predicted in (0.0, -1e-12, -1.0):  # without the slack
+        assert reduction_ratio(1e6, 0.0, predicted) == 0.0
+    assert reduction_ratio(0.0, -0.25, 1.0) == 0.25

@@ -62,7 +62,7 @@ def run(tx, loss, start, steps, state=None):
 def test_rosenbrock_is_minimised(tx, x64):
     iterate, state = run(tx, rosenbrock, [-1.2, 1.0, -0.5, 0.8], 300)[-1]
     assert rosenbrock(iterate) < 1e-10
-    assert state.info.steps_refused == 0
+    assert state.info.steps_refused <= 2  # where steps vanish in the rounding of the minimum
 
 
 @EACH_METHOD
@@ -82,18 +82,19 @@ def test_a_rejected_step_loses_nothing(tx, x64):
     assert rejections > 2
 
 
-def test_l_sr1_begins_with_the_norm_of_the_first_gradient():
+def test_without_a_radius_it_begins_with_the_norm_of_the_first_gradient():
+    tx = naqopt.lsr1(initial_radius=None)
     for start in ([3.0, 4.0], [3e-8, 4e-8]):
-        _, (_, state) = run(naqopt.lsr1(), lambda x: jnp.sum(x**2) / 2, start, 1)
+        _, (_, state) = run(tx, lambda x: jnp.sum(x**2) / 2, start, 1)
         # B = I is the Hessian, and one step is enough: to the boundary, where the radius doubles.
         assert float(state.radius) == pytest.approx(2 * np.linalg.norm(start))
-    (_, state), (_, later) = run(naqopt.lsr1(), lambda x: 0 * jnp.sum(x), [1.0, 1.0], 1)
+    (_, state), (_, later) = run(tx, lambda x: 0 * jnp.sum(x), [1.0, 1.0], 1)
     assert state.radius == later.radius == 0  # there has been no gradient yet
 
 
 def test_the_first_step_of_mosr1_extrapolates_from_nothing():
     """ĝ is the first gradient itself: with B = I it leads to the minimum of ½‖x‖²."""
-    tx = naqopt.mosr1(momentum=0.5, initial_radius=10.0)
+    tx = naqopt.mosr1(momentum=0.5, initial_radius=10.0, initial_scale=1.0)
     _, (end, _) = run(tx, lambda x: jnp.sum(x**2) / 2, [3.0, 4.0], 1)
     np.testing.assert_allclose(end, [0, 0], atol=1e-5)
 
@@ -176,8 +177,10 @@ def test_a_collapsed_radius_stays_above_zero():
     for _ in range(60):
         params, state = one(params, state)
     np.testing.assert_array_equal(params, start)
-    assert float(state.radius) == pytest.approx(MIN_RADIUS)
-    assert state.info.steps_rejected == 60
+    # In float32 shorter steps than 1e-7 vanish; then all begins anew, the radius too.
+    assert 1e-8 < float(state.radius) <= 1
+    assert state.info.steps_rejected + state.info.steps_refused == 60
+    assert state.info.steps_refused >= 2
 
 
 @functools.partial(jax.jit, static_argnames="tx")

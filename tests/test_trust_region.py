@@ -289,9 +289,12 @@ def test_conjugate_gradients_stop_where_they_should():
     assert find([1.0, 5.0], [3.0, 4.0], 100.0, iterations=1).iterations == 1
 
 
+RULE = trust_region.RadiusRule()
+
+
 def test_the_rule_of_the_radius():
     def after(ratio, length, radius=2.0):
-        return float(next_radius(jnp.array(radius), jnp.array(ratio), jnp.array(length)))
+        return float(next_radius(RULE, jnp.array(radius), jnp.array(ratio), jnp.array(length)))
 
     assert after(0.8, 1.7) == 4.0
     assert after(0.8, 1.5) == 2.0  # well inside
@@ -333,7 +336,7 @@ def test_the_compact_form_is_the_rank_one_updates_one_after_the_other(inverse, x
                 product, expected, atol=1e-9 * np.linalg.norm(expected), rtol=1e-8
             )
         assert int(memory.size) == M
-        # The secant equation of the newest pair, and γ of it or of one before.
+        # The secant equation of the newest pair, and γ half of the largest curvature.
         s, y = pairs[-1]
         known, given = (y, s) if inverse else (s, y)
         np.testing.assert_allclose(
@@ -341,9 +344,9 @@ def test_the_compact_form_is_the_rank_one_updates_one_after_the_other(inverse, x
             given,
             atol=1e-8 * np.linalg.norm(given),
         )
-        newest = [(s, y) for s, y in pairs[-int(memory.size) :] if s @ y > 0][-1]
-        s, y = newest
-        assert memory.gamma == pytest.approx(np.clip(y @ y / (s @ y), 1e-3, 1e3))
+        curvatures = [s @ y / (s @ s) for s, y in pairs[-int(memory.size) :]]
+        assert max(curvatures) > 0
+        assert memory.gamma == pytest.approx(max(curvatures) / 2)
 
 
 def test_pairs_that_are_refused():
@@ -371,17 +374,39 @@ def test_pairs_that_are_refused():
 
 
 def test_a_multiple_of_the_identity_is_learnt_as_gamma():
-    """The pair y = 5s adds nothing to γI with γ = 5: the pair goes and γ stays."""
-    functions = indefinite.limited(3)
-    memory = functions.init(jnp.zeros(3))
-    memory, stored = functions.update(
-        memory, jnp.array([1.0, 2.0, 0.0]), jnp.array([5.0, 10.0, 0.0]), jnp.array(True)
-    )
-    assert stored
-    assert memory.size == 0
-    np.testing.assert_allclose(functions.multiply(memory)(jnp.ones(3)), [5.0, 5.0, 5.0], rtol=1e-6)
-    cleared = functions.clear(memory, jnp.array(True))
-    np.testing.assert_allclose(functions.multiply(cleared)(jnp.ones(3)), [1.0, 1.0, 1.0])
+    """The pair y = 5s adds nothing to γI with a given γ of 5; by half of it, it adds the rest."""
+    pair = jnp.array([1.0, 2.0, 0.0]), jnp.array([5.0, 10.0, 0.0])
+    for scale, size in ((5.0, 0), (None, 1)):
+        functions = indefinite.limited(3, initial_scale=scale)
+        memory, stored = functions.update(functions.init(jnp.zeros(3)), *pair, jnp.array(True))
+        assert stored == (size == 1)
+        assert memory.size == size
+        np.testing.assert_allclose(functions.multiply(memory)(pair[0]), pair[1], rtol=1e-6)
+        rest = functions.multiply(memory)(jnp.array([0.0, 0.0, 1.0]))
+        np.testing.assert_allclose(rest, [0, 0, 5 if scale else 2.5], rtol=1e-6)
+
+
+def test_what_is_not_known_is_a_multiple_of_the_identity():
+    """As a step says, until the first pair and after a clear; of a given γ whatever it says."""
+    for functions in (indefinite.limited(3), indefinite.dense_rank_one("sr1n")):
+        state, yes = functions.init(jnp.zeros(3)), jnp.array(True)
+        for _ in range(2):
+            before = state.gamma
+            assert functions.begin(state, jnp.array(8.0), ~yes).gamma == before
+            state = functions.begin(state, jnp.array(7.0), yes)
+            np.testing.assert_allclose(functions.multiply(state)(jnp.ones(3)), [7, 7, 7])
+            pair = jnp.array([1.0, 0.0, 0.0]), jnp.array([2.0, 1.0, 0.0])
+            state, stored = functions.update(state, *pair, yes)
+            assert stored
+            state = functions.begin(state, jnp.array(9.0), yes)
+            np.testing.assert_allclose(functions.multiply(state)(pair[0]), pair[1], rtol=1e-6)
+            state = functions.clear(state, yes)
+    for functions in (
+        indefinite.limited(3, initial_scale=3.0),
+        indefinite.dense_rank_one("sr1n", initial_scale=3.0),
+    ):
+        state = functions.begin(functions.init(jnp.zeros(3)), jnp.array(7.0), jnp.array(True))
+        np.testing.assert_allclose(functions.multiply(state)(jnp.ones(3)), [3, 3, 3])
 
 
 def test_the_dense_matrix_is_the_rank_one_updates(x64):
@@ -396,7 +421,7 @@ def test_the_dense_matrix_is_the_rank_one_updates(x64):
         y = hessian @ s
         state, _ = update(state, tree(jnp.array(s)), tree(jnp.array(y)), jnp.array(True))
         if matrix is None:
-            matrix = (np.clip(y @ y / (s @ y), 1e-3, 1e3) if s @ y > 0 else 1.0) * np.eye(D)
+            matrix = (s @ y / (s @ s) / 2 if s @ y > 0 else 1.0) * np.eye(D)
         residual = y - matrix @ s
         if np.linalg.norm(residual) > 1e-6 * np.linalg.norm(y):
             matrix = matrix + np.outer(residual, residual) / (residual @ s)

@@ -200,7 +200,7 @@ def test_a_second_snapshot_at_the_same_place_stores_no_pair(row):
 
 
 @EACH_SVR_ROW
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_full_gradient_that_is_not_finite_is_refused_and_counted(row, bad):
     _, params, state = trained(row, EPOCH + 2)
     full_grad = {**omega(state, params), "gain": jnp.asarray(bad, jnp.float32)}

@@ -19,8 +19,6 @@ from benchmarks.choices.variants import Choices
 from benchmarks.problem import Examples, Problem
 from naqopt.curvature import lbfgs, pairs
 
-MIN_CURVATURE = 1e-8  # of the library's test sᵀy > c ‖s‖²
-
 
 class Trained(NamedTuple):
     """What became of the runs, seeds along the first axis.
@@ -194,9 +192,9 @@ def _learn(curvature: Any, s: jax.Array, y: jax.Array, formed: jax.Array) -> tup
     if curvature is None:
         return None, jnp.zeros((), bool)
     if not isinstance(curvature, _Dense):
-        return lbfgs.update(curvature, s, y, formed, MIN_CURVATURE)
+        return lbfgs.update(curvature, s, y, formed)
     sy, yy = s @ y, y @ y
-    stored = formed & jnp.isfinite(yy) & (sy > MIN_CURVATURE * (s @ s))
+    stored = formed & jnp.isfinite(yy) & pairs.is_curved(sy, s @ s, yy)
     rho = 1 / jnp.where(stored, sy, 1)
     unit = jnp.eye(s.size, dtype=s.dtype)
     gamma = sy / jnp.where(yy > 0, yy, 1)

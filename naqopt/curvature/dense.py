@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature
+from naqopt.curvature.pairs import is_curved
 
 MAX_BYTES = 4 * 2**30
 
@@ -49,8 +50,8 @@ def init(optimizer: str, params: Tree) -> Dense:
     return Dense(_tree.empty_history(params, d, dtype), jnp.zeros((), jnp.int32))
 
 
-def multiply(dense: Dense, vector: Tree) -> Tree:
-    """Returns H times a vector; H is symmetric, so that its rows serve as columns."""
+def multiply(dense: Any, vector: Tree) -> Tree:
+    """Returns the matrix times a vector; it is symmetric, so that its rows serve as columns."""
     return _tree.history_sum(_tree.ravel(vector), dense.matrix)
 
 
@@ -96,7 +97,7 @@ def bfgs_update(
     s: Tree,
     y: Tree,
     accept: Scalar,
-    min_curvature: Any,
+    min_curvature: Any = None,
     numerator: Scalar | None = None,
 ) -> tuple[Dense, Scalar]:
     """Returns the matrix after the pair (s, y), and whether it was usable.
@@ -105,13 +106,15 @@ def bfgs_update(
 
         H⁺ = H + s uᵀ + u sᵀ,   u = ½ ρ (1 + ρ yᵀH y) s − ρ H y
 
-    Before the first pair H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy.
+    Before the first pair H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy. Where the gradient has not
+    changed at all the pairs that made so short a step are forgotten.
     """
     dtype = jax.tree.leaves(dense.matrix)[0].dtype
     sy, yy, ss = (x.astype(dtype) for x in _tree.dots((s, y), (y, y), (s, s)))
     tiny = jnp.finfo(dtype).tiny
     finite = jnp.isfinite(ss) & jnp.isfinite(yy) & jnp.isfinite(sy)
-    stored = accept & finite & (sy > min_curvature * ss) & (sy >= tiny)
+    unchanged = accept & (yy == 0) & (ss > 0)
+    stored = accept & finite & is_curved(sy, ss, yy, min_curvature) & (sy >= tiny)
 
     rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
@@ -130,19 +133,18 @@ def bfgs_update(
     (keep,) = _tree.masks(stored)
     s, u = _tree.choose((keep, (s, u)))
     start = _begin(dense, gamma, stored & first)
-    size = dense.size + stored.astype(jnp.int32)
+    size = jnp.where(unchanged, 0, dense.size + stored.astype(jnp.int32))
     return Dense(_add_symmetric(start, s, u), size), stored
 
 
-def add_rank_one(
-    dense: Dense, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar
-) -> Dense:
+def add_rank_one(dense: Any, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar) -> Any:
     """Returns the matrix plus weight · v vᵀ where `accept` holds; the first is added to γI."""
     start = _begin(dense, gamma, accept & (dense.size == 0))
     (keep,) = _tree.masks(accept)
     vector = _tree.choose((keep, vector))
     half = _tree.scale(0.5 * weight, vector)
-    return Dense(_add_symmetric(start, vector, half), dense.size + accept.astype(jnp.int32))
+    matrix = _add_symmetric(start, vector, half)
+    return dense._replace(matrix=matrix, size=dense.size + accept.astype(jnp.int32))
 
 
 def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
@@ -150,7 +152,7 @@ def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
 
     Args:
       optimizer: the call's name, for messages.
-      min_curvature: c; a pair is used if sᵀy > c ‖s‖².
+      min_curvature: c; a pair is used if sᵀy > c ‖s‖ ‖y‖; None for 1e-8, in float32 1e-6.
 
     Returns:
       A `Curvature` whose state is a `Dense`.

@@ -1,5 +1,6 @@
 """Indefinite Hessian approximations behind one face: the limited memory and the dense matrix."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import dense, sr1
-from naqopt.curvature.sr1 import MAX_GAMMA, MIN_CURVATURE, MIN_GAMMA, RankOne
+from naqopt.curvature.sr1 import INITIAL_FACTOR, MIN_CURVATURE, RankOne
 
 
 class Eigen(NamedTuple):
@@ -34,7 +35,9 @@ class Indefinite(NamedTuple):
     """An approximation B of the Hessian that learns from pairs (s, y) and may be indefinite.
 
     Attributes:
-      init: from the params to the state, which knows nothing yet: B = I.
+      init: from the params to the state, which knows nothing yet: B = γI.
+      begin: from a state, γ and whether a step is made to that with which it is made: where it
+        knows nothing, B = γI.
       rows: from a state to a history in it whose rows are like the params.
       multiply: from a state to the function from v to B v.
       eigen: from a state to its `Eigen`.
@@ -47,6 +50,7 @@ class Indefinite(NamedTuple):
     """
 
     init: Callable[[Tree], Any]
+    begin: Callable[[Any, Scalar, Scalar], Any]
     rows: Callable[[Any], Tree]
     multiply: Callable[[Any], Callable[[Tree], Tree]]
     eigen: Callable[[Any], Eigen]
@@ -56,8 +60,18 @@ class Indefinite(NamedTuple):
     limited: bool
 
 
-def limited(memory_size: int, dtype: Any = None) -> Indefinite:
-    """Returns the approximation by the last `memory_size` pairs."""
+def _begin(initial_scale: Any) -> Callable[[Any, Scalar, Scalar], Any]:
+    """Returns `Indefinite.begin` of a state with `gamma` and `size`, for a given γ or None."""
+
+    def begin(state: Any, gamma: Scalar, condition: Scalar) -> Any:
+        known = (state.size > 0) | ~condition
+        return state._replace(gamma=jnp.where(known, state.gamma, gamma.astype(state.gamma.dtype)))
+
+    return begin if initial_scale is None else lambda state, gamma, condition: state
+
+
+def limited(memory_size: int, dtype: Any = None, initial_scale: Any = None) -> Indefinite:
+    """Returns the approximation by the last `memory_size` pairs, from γI with a given γ or ours."""
 
     def multiply(memory: RankOne) -> Callable[[Tree], Tree]:
         matrix = sr1.factor(memory)
@@ -76,37 +90,54 @@ def limited(memory_size: int, dtype: Any = None) -> Indefinite:
         return Eigen(found.eigenvalues, found.present, matrix.base, project, combine)
 
     return Indefinite(
-        init=lambda params: sr1.init(params, memory_size, dtype),
+        init=lambda params: sr1.init(params, memory_size, dtype, initial_scale),
+        begin=_begin(initial_scale),
         rows=lambda memory: memory.s,
         multiply=multiply,
         eigen=eigen,
         max_products=lambda memory: 2 * memory_size + 2,
-        update=sr1.update,
+        update=functools.partial(sr1.update, initial_scale=initial_scale),
         clear=sr1.clear,
         limited=True,
     )
 
 
-def dense_rank_one(optimizer: str) -> Indefinite:
+class DenseRankOne(NamedTuple):
+    """A dense matrix.
+
+    Attributes:
+      matrix: B, a history of d rows; leaves of shape (d, *leaf.shape).
+      gamma: γ, with which B = γI while it holds no pair.
+      size: how many pairs it holds.
+    """
+
+    matrix: Tree
+    gamma: jax.Array
+    size: jax.Array
+
+
+def dense_rank_one(optimizer: str, initial_scale: Any = None) -> Indefinite:
     """Returns the dense matrix B⁺ = B + r rᵀ/(rᵀs), r = y − B s; γI at its first pair."""
 
-    def init(params: Tree) -> dense.Dense:
-        return dense.init(optimizer, params)
+    def init(params: Tree) -> DenseRankOne:
+        matrix, size = dense.init(optimizer, params)
+        gamma = jnp.array(1 if initial_scale is None else initial_scale, _tree.scalar_dtype(params))
+        return DenseRankOne(matrix, gamma, size)
 
-    def multiply(state: dense.Dense) -> Callable[[Tree], Tree]:
+    def multiply(state: DenseRankOne) -> Callable[[Tree], Tree]:
         def product(vector: Tree) -> Tree:
             vector = _tree.widen(vector)
             # The matrix has the widest dtype of the params.
             known = _tree.cast_as(vector, dense.multiply(state, vector))
-            return _tree.where(state.size > 0, known, vector)
+            return _tree.where(state.size > 0, known, _tree.scale(state.gamma, vector))
 
         return product
 
-    def eigen(state: dense.Dense) -> Eigen:
+    def eigen(state: DenseRankOne) -> Eigen:
         leaves, structure = jax.tree.flatten(state.matrix)
         d = len(leaves[0])
         matrix = jnp.concatenate([rows.reshape(d, -1) for rows in leaves], axis=1)
-        matrix = jnp.where(state.size > 0, matrix, jnp.eye(d, dtype=matrix.dtype))
+        matrix = jnp.where(state.size > 0, matrix, state.gamma * jnp.eye(d, dtype=matrix.dtype))
         values, vectors = jnp.linalg.eigh(matrix)
 
         def combine(coefficients: jax.Array) -> Tree:
@@ -117,16 +148,17 @@ def dense_rank_one(optimizer: str) -> Indefinite:
                 offset += size
             return jax.tree.unflatten(structure, parts)
 
-        one = jnp.ones((), matrix.dtype)
         return Eigen(
             values,
             jnp.ones(d, bool),
-            one,
+            jnp.ones((), matrix.dtype),  # of no complement
             lambda vector: _tree.matmul(_tree.ravel(vector).astype(matrix.dtype), vectors),
             combine,
         )
 
-    def update(state: dense.Dense, s: Tree, y: Tree, accept: Scalar) -> tuple[dense.Dense, Scalar]:
+    def update(
+        state: DenseRankOne, s: Tree, y: Tree, accept: Scalar
+    ) -> tuple[DenseRankOne, Scalar]:
         dtype = jax.tree.leaves(state.matrix)[0].dtype
         length = jnp.sqrt(_tree.squared_norm(s)).astype(dtype)
         usable = jnp.isfinite(length) & (length > 0)
@@ -145,12 +177,14 @@ def dense_rank_one(optimizer: str) -> Indefinite:
             distinct = squared > sr1.tolerance(dtype) * sizes
             return residual, product, large & distinct & (product != 0)
 
-        # The first pair is tested by B = I as well, sets γ, and adds what γI does not explain.
+        # The first pair is tested by B as it is, sets γ, and adds what γI does not explain.
         residual, product, passes = test(multiply(state)(s))
         stored = accept & usable & finite & passes
         positive = finite & (sy > 0)
-        ratio = jnp.clip(yy / jnp.where(positive, sy, 1), MIN_GAMMA, MAX_GAMMA)
-        gamma = jnp.where(positive, ratio, 1).astype(dtype)
+        gamma = state.gamma
+        if initial_scale is None:
+            ratio = INITIAL_FACTOR * sy / jnp.where(ss > 0, ss, 1)
+            gamma = jnp.where(positive, ratio, gamma).astype(dtype)
         after_scaling = test(_tree.scale(gamma, s))
         residual, product, adds = _tree.where(
             state.size == 0, after_scaling, (residual, product, passes)
@@ -161,6 +195,7 @@ def dense_rank_one(optimizer: str) -> Indefinite:
 
     return Indefinite(
         init=init,
+        begin=_begin(initial_scale),
         rows=lambda state: state.matrix,
         multiply=multiply,
         eigen=eigen,

@@ -121,12 +121,16 @@ def two_loop(pairs: Pairs, g: Tree, h0: Scalar | Tree) -> Tree:
 
 
 def update(
-    pairs: Pairs, s: Tree, y: Tree, accept: Scalar, min_curvature: Any
+    pairs: Pairs, s: Tree, y: Tree, accept: Scalar, min_curvature: Any = None
 ) -> tuple[Pairs, Scalar]:
-    """Returns the ring after the pair (s, y), and whether it was stored: if sᵀy > c ‖s‖²."""
+    """Returns the ring after the pair (s, y), and whether it was stored: if sᵀy > c ‖s‖ ‖y‖.
+
+    Where the gradient has not changed at all the pairs that made so short a step are forgotten.
+    """
     new = ring.products(pairs, s, y)
-    stored = accept & ring.is_usable(new) & (new.sy > min_curvature * new.ss)
-    return ring.store(pairs, s, y, new, stored), stored
+    stored = accept & ring.is_usable(new) & ring.is_curved(new.sy, new.ss, new.yy, min_curvature)
+    unchanged = accept & (new.yy == 0) & (new.ss > 0)
+    return ring.clear(ring.store(pairs, s, y, new, stored), unchanged), stored
 
 
 def limited_memory(
@@ -139,7 +143,7 @@ def limited_memory(
 
     Args:
       memory_size: m, how many pairs are kept.
-      min_curvature: c; a pair is stored if sᵀy > c ‖s‖².
+      min_curvature: c; a pair is stored if sᵀy > c ‖s‖ ‖y‖; None for 1e-8, in float32 1e-6.
       scale: γ from the stored pairs: `pairs.newest_scale` or `pairs.mean_scale`.
       dtype: of the stored pairs.
 

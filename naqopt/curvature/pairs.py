@@ -108,11 +108,21 @@ def products(pairs: Pairs, s: Tree, y: Tree) -> Products:
 def is_usable(new: Products) -> Scalar:
     """Returns whether the pair is finite and sᵀy is positive with a finite reciprocal.
 
-    A squared norm that is finite shows that every coordinate is. Whether the curvature is *large
-    enough* is for each algorithm to say.
+    Whether the curvature is *large enough* is for each algorithm to say.
     """
     finite = jnp.isfinite(new.ss) & jnp.isfinite(new.yy) & jnp.all(jnp.isfinite(new.old_s_new_y))
     return finite & jnp.isfinite(new.sy) & (new.sy >= jnp.finfo(new.sy.dtype).tiny)
+
+
+def smallest_cosine(dtype: Any) -> float:
+    """Returns c of the test sᵀy > c ‖s‖ ‖y‖, which has no units: what rounding may make of 0."""
+    return 1e-8 if dtype == jnp.float64 else 1e-6
+
+
+def is_curved(sy: Scalar, ss: Scalar, yy: Scalar, min_curvature: Any = None) -> Scalar:
+    """Returns whether the cosine between s and y is above c; `min_curvature` None for ours."""
+    c = smallest_cosine(sy.dtype) if min_curvature is None else min_curvature
+    return sy > c * (jnp.sqrt(ss) * jnp.sqrt(yy))
 
 
 def store(pairs: Pairs, s: Tree, y: Tree, new: Products, accept: Scalar) -> Pairs:

@@ -40,7 +40,8 @@ def curvature_of(
       ValueError: if a number is out of range, or `history_dtype` is given with a dense matrix.
       TypeError: if `memory_size` is neither an int nor None.
     """
-    _checks.number(optimizer, "min_curvature", min_curvature, low=0)
+    if min_curvature is not None:
+        _checks.number(optimizer, "min_curvature", min_curvature, low=0)
     memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
     if memory_size is None:
         return dense_bfgs(optimizer, min_curvature)

@@ -29,8 +29,6 @@ from naqopt.steps import schedules
 from naqopt.steps.direction import descent
 from naqopt.steps.schedules import Momentum
 
-MIN_CURVATURE = 1e-8  # c of the test sᵀy > c ‖s‖²
-
 
 class Method(NamedTuple):
     """What a method is composed of.
@@ -85,7 +83,7 @@ class VarianceReducedState(NamedTuple):
         iterate = _tree.cast_as(self.snapshot_params, iterate)
         full_grad = _tree.cast_as(self.full_grad, full_grad)
         nan = [jnp.any(jnp.isnan(x)) for x in jax.tree.leaves(iterate)]
-        usable = _closures.is_finite(full_grad) & ~jnp.any(jnp.array(nan, bool))
+        usable = _tree.is_finite(full_grad) & ~jnp.any(jnp.array(nan, bool))
 
         curvature, events = self.curvature, {"snapshots_refused": ~usable}
         if curvature is not None:
@@ -93,9 +91,9 @@ class VarianceReducedState(NamedTuple):
             y = _tree.subtract(full_grad, self.full_grad)
             formed = usable & (self.snapshots > 0)
             if isinstance(curvature, dense.Dense):
-                curvature, stored = dense.bfgs_update(curvature, s, y, formed, MIN_CURVATURE)
+                curvature, stored = dense.bfgs_update(curvature, s, y, formed)
             else:
-                curvature, stored = lbfgs.update(curvature, s, y, formed, MIN_CURVATURE)
+                curvature, stored = lbfgs.update(curvature, s, y, formed)
             events |= {"pairs_stored": stored, "pairs_refused": formed & ~stored}
         snapshot_params, full_grad = _tree.where(
             usable, (iterate, full_grad), (self.snapshot_params, self.full_grad)
@@ -105,9 +103,14 @@ class VarianceReducedState(NamedTuple):
             snapshots=jnp.where(usable, optax.safe_increment(self.snapshots), self.snapshots),
             snapshot_params=snapshot_params,
             full_grad=full_grad,
-            info=record(self.info, jnp.ones((), bool), events),
+            info=record(self.info, jnp.ones((), bool), events, pairs_in_memory=_known(curvature)),
         )
         return gathered(taken, self)
+
+
+def _known(curvature: Any) -> Scalar:
+    """Returns how many pairs the curvature is made of."""
+    return jnp.zeros((), jnp.int32) if curvature is None else curvature.size
 
 
 def _direction(
@@ -117,7 +120,7 @@ def _direction(
 
     ‖H G‖ and α as well.
     """
-    norm_g = norm = jnp.sqrt(_tree.squared_norm(control))
+    norm_g = norm = _tree.norm(control)
     product = control
     if method.curvature is not None:
         product = method.curvature.precondition(state.curvature, control, jnp.ones_like(norm))
@@ -182,7 +185,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
 
         control = _tree.cond(begun, control_variate, lambda: g)
         step, length, norm, rate = _direction(method, state, control, warming)
-        refused = taken & ~(_closures.is_finite(control) & jnp.isfinite(length))
+        refused = taken & ~(_tree.is_finite(control) & jnp.isfinite(length))
         goes, runs, stops, skips = _tree.masks(
             taken & ~refused, taken & ~refused & ~warming, refused, ~taken
         )
@@ -217,6 +220,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
                 step_size=rate,
                 momentum=next_momentum,
                 direction_norm=norm,
+                pairs_in_memory=_known(curvature),
             ),
         )
         return _tree.cast_as(params, move), gathered(new_state, state)

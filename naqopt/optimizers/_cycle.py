@@ -36,6 +36,7 @@ class Settings(NamedTuple):
     cycle_length: int
     max_increase: Any
     eps: Any
+    min_curvature: Any
     accumulator_decay: Any
     history_dtype: Any
 
@@ -45,6 +46,7 @@ class Settings(NamedTuple):
         _checks.learning_rate(name, self.learning_rate)
         _checks.number(name, "max_increase", self.max_increase, low=1)
         _checks.number(name, "eps", self.eps, low=_checks.SMALLEST)
+        _checks.number(name, "min_curvature", self.min_curvature, low=0)
         if self.accumulator_decay is not None:
             _checks.number(name, "accumulator_decay", self.accumulator_decay, 0, 1, high_open=True)
         return self._replace(
@@ -187,7 +189,9 @@ def end_cycle(
     s = _tree.subtract(mean, anchor)  # line 20
     y = fisher_ring.product(memory.fisher, s)  # line 21
     new = pair_ring.products(memory.pairs, s, y)
-    stored = passed & pair_ring.is_usable(new) & (new.sy > settings.eps * new.yy)  # line 23
+    stored = (
+        passed & pair_ring.is_usable(new) & (new.sy > settings.min_curvature * new.yy)
+    )  # line 23
     (stored,) = _tree.together(stored)
     pairs = pair_ring.store(memory.pairs, s, y, new, stored)  # line 24
     return pair_ring.clear(pairs, worse), Verdict(~worse, passed, worse, stored)  # line 15

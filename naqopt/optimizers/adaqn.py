@@ -44,6 +44,7 @@ def adaqn(
     cycle_length: int = 5,
     max_increase: float = 1.01,
     eps: float = 1e-4,
+    min_curvature: float = 1e-4,
     accumulator_decay: float | None = None,
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -64,7 +65,7 @@ def adaqn(
     .. math::
       s = w_n - w_o, \qquad y = F^\top (F s) / |F|
 
-    is stored, and :math:`w_o` moved to :math:`w_n`, if :math:`s^\top y > \varepsilon\, y^\top y`.
+    is stored, and :math:`w_o` moved to :math:`w_n`, if :math:`s^\top y > c\, y^\top y`.
 
     Decided where the paper leaves it open: losses below zero and NaN are compared as
     :math:`E_n \not\le E_o + (\gamma - 1)|E_o|`; a restoration keeps :math:`G`.
@@ -76,7 +77,9 @@ def adaqn(
       fisher_size: m_F ≥ 1, gradients kept (default: the paper's).
       cycle_length: L ≥ 1, steps between two pairs (default: the paper's).
       max_increase: γ ≥ 1, how far the loss may rise over a cycle (default: the paper's).
-      eps: ε > 0, in H0 and in the test of a pair (default: the paper's).
+      eps: ε > 0 in H0, in units of squared gradients.
+      min_curvature: c > 0 of the test of a pair, in units of an inverse curvature (default: the
+        authors').
       accumulator_decay: β in [0, 1) for :math:`G \leftarrow \beta G + (1-\beta) g^2` in place of
         the sum; the authors offer it as the RMS form.
       history_dtype: dtype of the stored pairs and gradients, `jax.numpy.bfloat16` to halve
@@ -128,6 +131,7 @@ def adaqn(
         cycle_length=cycle_length,
         max_increase=max_increase,
         eps=eps,
+        min_curvature=min_curvature,
         accumulator_decay=accumulator_decay,
         history_dtype=history_dtype,
     ).checked()
@@ -213,6 +217,7 @@ def adaqn(
                 _cycle.events(refused, verdict),
                 step_size=alpha,
                 direction_norm=norm,
+                pairs_in_memory=outcome[0].size,
             ),
         )
         return _tree.cast_as(params, step), gathered(new_state, state)

@@ -62,6 +62,7 @@ def asnaq(
     cycle_length: int = 5,
     max_increase: float = 1.01,
     eps: float = 1e-4,
+    min_curvature: float = 1e-4,
     accumulator_decay: float | None = None,
     single_gradient: bool = False,
     backoff: float = 1.0,
@@ -87,7 +88,7 @@ def asnaq(
     .. math::
       s = w_n - w_o, \qquad y = F^\top (F s) / |F|
 
-    is stored if :math:`s^\top y > \varepsilon\, y^\top y`.
+    is stored if :math:`s^\top y > c\, y^\top y`.
 
     **The params are the look-ahead point** :math:`w + \mu v`; `naqopt.eval_params(state, params)`
     gives :math:`w`.
@@ -108,7 +109,9 @@ def asnaq(
       fisher_size: m_F ≥ 1, gradients kept (default: the paper's).
       cycle_length: L ≥ 1, steps between two pairs (default: the paper's).
       max_increase: γ ≥ 1, how far the loss may rise over a cycle (default: the paper's).
-      eps: ε > 0, in H0 and in the test of a pair (default: adaQN's).
+      eps: ε > 0 in H0, in units of squared gradients.
+      min_curvature: c > 0 of the test of a pair, in units of an inverse curvature (default:
+        adaQN's).
       accumulator_decay: β in [0, 1) for :math:`G \leftarrow \beta G + (1-\beta) (g^+)^2` in place
         of the sum (adaQN's RMS form).
       single_gradient: let :math:`\hat g` enter F and G too, and spend one gradient a step instead
@@ -169,6 +172,7 @@ def asnaq(
         cycle_length=cycle_length,
         max_increase=max_increase,
         eps=eps,
+        min_curvature=min_curvature,
         accumulator_decay=accumulator_decay,
         history_dtype=history_dtype,
     ).checked()
@@ -222,14 +226,14 @@ def asnaq(
         alpha = alpha * state.step_scale
 
         # lines 5 and 6: w⁺ = (w + μ v) + α d, so that w itself is not needed
-        step, length = descent(product, norm, g, jnp.sqrt(given.squared), alpha)
+        step, length = descent(product, norm, g, given.norm, alpha)
         # line 7
         if single_gradient:
             g_next, refused = raw, taken & ~jnp.isfinite(length)
         else:
             trial = _tree.cast_as(params, _tree.add(params, step))
             g_next = _closures.gradient("asnaq", loss, grad_fn, trial)
-            refused = taken & ~(_closures.is_finite(g_next) & jnp.isfinite(length))
+            refused = taken & ~(_tree.is_finite(g_next) & jnp.isfinite(length))
         goes, stops, skips = _tree.masks(taken & ~refused, refused, ~taken)
         memory = _cycle.observe(settings, state.memory, g_next, goes != 0)
 
@@ -295,6 +299,7 @@ def asnaq(
                 step_size=alpha,
                 momentum=momentum,
                 direction_norm=norm,
+                pairs_in_memory=outcome[0].size,
             ),
         )
         # w⁺ + μ⁺ v⁺ − (w + μ v); nothing where the step is skipped

@@ -10,16 +10,10 @@ import optax
 from naqopt import _checks
 from naqopt.curvature import pairs
 from naqopt.optimizers._arguments import check_momentum, curvature_of, step_length_of
-from naqopt.optimizers.quasi_newton import (
-    Method,
-    convergent_difference,
-    plain_difference,
-    transformation,
-)
+from naqopt.optimizers._differences import convergent_difference, plain_difference
+from naqopt.optimizers.quasi_newton import Method, transformation
 from naqopt.steps.line_search import armijo, explicit
 from naqopt.steps.schedules import Momentum
-
-_MIN_CURVATURE = 1e-8
 
 
 def _searching(
@@ -31,6 +25,7 @@ def _searching(
     convergence_term: Any,
     history_dtype: Any,
     two_gradients: bool,
+    restart_window: int | None = None,
     store_grad: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the method with so many gradients a step whose step length is searched for."""
@@ -40,9 +35,7 @@ def _searching(
     return transformation(
         Method(
             optimizer=optimizer,
-            curvature=curvature_of(
-                optimizer, memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
-            ),
+            curvature=curvature_of(optimizer, memory_size, None, history_dtype, pairs.newest_scale),
             two_gradients=two_gradients,
             step_length=step_length_of(optimizer, learning_rate, linesearch),
             learning_rate=learning_rate,
@@ -50,9 +43,18 @@ def _searching(
             difference=convergent_difference if convergence_term else plain_difference,
             normalize=False,
             scale_first=True,
+            # Without a search no loss is known.
+            restart_window=_window(optimizer, restart_window if linesearch else None),
             store_grad=store_grad,
         )
     )
+
+
+def _window(optimizer: str, restart_window: Any) -> int | None:
+    """Returns the number of losses that are kept, checked."""
+    if restart_window is None:
+        return None
+    return _checks.size(optimizer, "restart_window", restart_window)
 
 
 def bfgs(
@@ -71,10 +73,12 @@ def bfgs(
       s = w^+ - w, \qquad y = \nabla E(w^+) - \nabla E(w)
 
     with :math:`\alpha` by the line search and :math:`H` from the last pairs :math:`(s, y)` with
-    :math:`s^\top y > 10^{-8} \lVert s \rVert^2`, from :math:`H_0 = \gamma I` with
-    :math:`\gamma = s^\top y / y^\top y` of the newest, and
-    :math:`\min(1, 1/\lVert\nabla E(w)\rVert)` before the first. The pair of a step is formed when
-    the next gradient arrives, so that a step takes one gradient.
+    :math:`s^\top y > 10^{-8} \lVert s \rVert \lVert y \rVert` (in float32 :math:`10^{-6}`), from
+    :math:`H_0 = \gamma I` with :math:`\gamma = s^\top y / y^\top y` of the newest, and
+    :math:`1/\lVert\nabla E(w)\rVert` while there is none, when `naqopt.armijo` also lengthens. The
+    pair of a step is formed when the next gradient arrives, so that a step takes one gradient. A
+    step that no trial of the search can make lower the loss is not taken, and the pairs are
+    forgotten.
 
     With `linesearch=optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")` it is
     `optax.lbfgs`, except that pairs of negative curvature are refused and bad steps survived.
@@ -97,8 +101,8 @@ def bfgs(
       An `optax.GradientTransformationExtraArgs`. With a line search its `update` needs the extra
       argument `value_fn`, the loss as a function of the params, and uses `value`, the loss at the
       params, where it is given. A gradient that is not finite changes nothing but a counter in
-      `naqopt.diagnostics`; where every trial of the line search is not finite the params stay, the
-      pairs are forgotten, and the next search starts from 1.
+      `naqopt.diagnostics`; where no trial of the line search lies below the loss the params stay,
+      the pairs are forgotten, and the next search starts from 1.
 
     Raises:
       ValueError: for a number out of range, neither learning rate nor line search, or a dense
@@ -152,7 +156,8 @@ def naq(
     momentum: Momentum = 0.9,
     memory_size: int | None = 10,
     linesearch: optax.GradientTransformationExtraArgs | None = armijo(),  # noqa: B008
-    convergence_term: bool = True,
+    convergence_term: bool = False,
+    restart_window: int | None = 1,
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""NAQ and LNAQ: BFGS with Nesterov's accelerated gradient, limited memory or dense.
@@ -160,12 +165,21 @@ def naq(
     .. math::
       \hat w &= w + \mu v, & \hat g &= \nabla E(\hat w), & d &= -H \hat g, \\
       v^+ &= \mu v + \alpha d, & w^+ &= w + v^+, & s &= w^+ - \hat w, \\
-      y &= \varepsilon + \xi s, & \varepsilon &= \nabla E(w^+) - \hat g, &
-      \xi &= \omega \lVert \hat g \rVert
+      y &= \nabla E(w^+) - \hat g
+
+    with :math:`\alpha` by the line search from :math:`\hat w` along :math:`d` and :math:`H` as in
+    `naqopt.bfgs`. With the `convergence_term` of the authors' mNAQ
+
+    .. math::
+      y = \varepsilon + \xi s, \qquad \varepsilon = \nabla E(w^+) - \hat g, \qquad
+      \xi = \omega \lVert \hat g \rVert
       + \max\left(-\frac{\varepsilon^\top s}{\lVert s \rVert^2}, 0\right)
 
-    with :math:`\alpha` by the line search from :math:`\hat w` along :math:`d`, :math:`H` as in
-    `naqopt.bfgs`, and :math:`\omega = 2` where :math:`\lVert \hat g \rVert^2 > 10^{-2}`, else 100.
+    and :math:`\omega = 2` where :math:`\lVert \hat g \rVert^2 > 10^{-2}`, else 100.
+
+    Nothing in the papers compares :math:`E(\hat w)` with :math:`E(w)`, so that momentum can carry a
+    run away. Here, where the loss at :math:`\hat w` is above the last `restart_window` ones at
+    :math:`w`, or not finite, the step only leads back to :math:`w`, and the momentum begins anew.
 
     **The params are the look-ahead point** :math:`\hat w`; `naqopt.eval_params(state, params)`
     gives :math:`w`.
@@ -177,8 +191,11 @@ def naq(
       memory_size: as in `naqopt.bfgs`; None is NAQ, a number LNAQ.
       linesearch: as in `naqopt.bfgs`. A search that computes gradients, such as
         `optax.scale_by_zoom_linesearch`, spares the second gradient of the step.
-      convergence_term: whether y has the term ξ s (default: the authors' code). Of 100 runs on
-        standard test functions 92 ended with it, and 75 without.
+      convergence_term: whether y has the term ξ s (default: the slides, which have none). It has
+        units: it caps a step at about ½ in those of the params, and far from the minimum a run
+        hardly moves. Small networks with a dense matrix want it, see below.
+      restart_window: M ≥ 1 losses (default: by measuring, below); None for the papers' method.
+        Without a line search it is off.
       history_dtype: as in `naqopt.bfgs`.
 
     Returns:
@@ -216,7 +233,8 @@ def naq(
     Costs two gradients a step, the caller's included, and a loss a trial of the line search; 2 m +
     1 copies of the params (21 by default). Made for networks: on standard test functions it takes 3
     to 7 times the evaluations of `naqopt.bfgs`. Not for mini-batches: take `naqopt.onaq`. Under
-    `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
+    `optax.inject_hyperparams` name `memory_size`, `restart_window`, `history_dtype` and a momentum
+    schedule static.
     """
     return _searching(
         "naq",
@@ -227,6 +245,7 @@ def naq(
         convergence_term,
         history_dtype,
         two_gradients=True,
+        restart_window=restart_window,
     )
 
 
@@ -236,7 +255,8 @@ def moq(
     momentum: Momentum = 0.9,
     memory_size: int | None = 10,
     linesearch: optax.GradientTransformationExtraArgs | None = armijo(),  # noqa: B008
-    convergence_term: bool = True,
+    convergence_term: bool = False,
+    restart_window: int | None = 5,
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""MoQ and LMoQ: NAQ at one gradient a step, limited memory or dense.
@@ -256,13 +276,14 @@ def moq(
       momentum: as in `naqopt.naq`; LMoQ's authors use `naqopt.schedules.nesterov_momentum()`.
       memory_size: as in `naqopt.bfgs`; None is MoQ, a number LMoQ.
       linesearch: as in `naqopt.bfgs`.
-      convergence_term: as in `naqopt.naq` (default: the authors' code). On smooth functions MoQ is
-        better without: of 100 runs on standard test functions 98 ended, with it 78.
+      convergence_term: as in `naqopt.naq` (default: the slides' formulas, which have none). Of 100
+        runs on standard test functions 98 ended without, 78 with it.
+      restart_window: as in `naqopt.naq`; here the step goes on from w with the gradient there.
       history_dtype: as in `naqopt.bfgs`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` that is called as `naqopt.bfgs`'s. Transformations
-      in front change the direction alone: it is that of updates + μ (grad − grad_prev).
+      in front change the direction alone: updates and `grad` are each extrapolated by itself.
 
     Raises:
       ValueError: as `naqopt.bfgs`, and for a momentum outside [0, 1).
@@ -289,9 +310,10 @@ def moq(
       Mahboubi, Indrapriyadarsini, Ninomiya and Asai, *Momentum acceleration of quasi-Newton
       Training for Neural Networks*, PRICAI 2019, 268-281.
 
-    Costs one gradient a step, the caller's, a loss at ŵ and one a trial of the line search; 2 m + 4
-    copies of the params (24 by default). Not for mini-batches: take `naqopt.omoq`. Under
-    `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
+    Costs one gradient a step, the caller's, a loss at ŵ and one a trial of the line search; 2 m + 5
+    copies of the params (25 by default). Not for mini-batches: take `naqopt.omoq`. Under
+    `optax.inject_hyperparams` name `memory_size`, `restart_window`, `history_dtype` and a momentum
+    schedule static.
     """
     return _searching(
         "moq",
@@ -302,6 +324,7 @@ def moq(
         convergence_term,
         history_dtype,
         two_gradients=False,
+        restart_window=restart_window,
     )
 
 
@@ -309,6 +332,7 @@ def mnaq(
     *,
     momentum: Momentum = 0.9,
     memory_size: int | None = 10,
+    restart_window: int | None = 5,
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Modified NAQ (mNAQ, amNAQ): an explicit step length in place of the line search.
@@ -335,6 +359,7 @@ def mnaq(
         which takes 0.8 to 0.95).
       memory_size: m ≥ 1, curvature pairs kept; None for the dense matrix of d × d numbers, up to 4
         GiB, which is the paper's.
+      restart_window: as in `naqopt.naq`.
       history_dtype: as in `naqopt.bfgs`.
 
     Returns:
@@ -370,15 +395,14 @@ def mnaq(
     (21 by default), d + 1 with the dense matrix. Not for mini-batches: take `naqopt.onaq`. Not for
     float32 to high accuracy: explicit steps may be so short that they vanish in the rounding of the
     params, and the run stands still (of 15 long runs one so at a bad point, none in float64). Under
-    `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
+    `optax.inject_hyperparams` name `memory_size`, `restart_window`, `history_dtype` and a momentum
+    schedule static.
     """
     check_momentum("mnaq", momentum)
     return transformation(
         Method(
             optimizer="mnaq",
-            curvature=curvature_of(
-                "mnaq", memory_size, _MIN_CURVATURE, history_dtype, pairs.newest_scale
-            ),
+            curvature=curvature_of("mnaq", memory_size, None, history_dtype, pairs.newest_scale),
             two_gradients=True,
             step_length=explicit(),
             learning_rate=None,
@@ -387,5 +411,6 @@ def mnaq(
             normalize=False,
             scale_first=True,
             plain_first_scale=True,
+            restart_window=_window("mnaq", restart_window),
         )
     )

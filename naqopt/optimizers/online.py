@@ -11,7 +11,8 @@ import optax
 from naqopt import _checks
 from naqopt.curvature import pairs
 from naqopt.optimizers._arguments import check_momentum, curvature_of
-from naqopt.optimizers.quasi_newton import Method, damped_difference, transformation
+from naqopt.optimizers._differences import damped_difference
+from naqopt.optimizers.quasi_newton import Method, transformation
 from naqopt.steps import schedules
 from naqopt.steps.line_search import fixed
 from naqopt.steps.schedules import Momentum
@@ -57,7 +58,7 @@ def obfgs(
     memory_size: int | None = 4,
     damping: float = 1.0,
     normalize: bool = True,
-    min_curvature: float = 1e-8,
+    min_curvature: float | None = None,
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Online BFGS (oBFGS, oLBFGS): both gradients of a pair on one mini-batch.
@@ -66,8 +67,9 @@ def obfgs(
       d = -\frac{H g}{\lVert H g \rVert_2}, \quad g = \nabla E(w; X), \qquad w^+ = w + \alpha_k d,
       \qquad s = w^+ - w, \qquad y = \nabla E(w^+; X) - g + \lambda s
 
-    with :math:`H` from the last pairs with :math:`s^\top y > c \lVert s \rVert^2`, from
-    :math:`H_0 = \gamma I` with :math:`\gamma` the mean of :math:`s^\top y / y^\top y` over them.
+    with :math:`H` from the last pairs with :math:`s^\top y > c \lVert s \rVert \lVert y \rVert`,
+    from :math:`H_0 = \gamma I` with :math:`\gamma` the mean of :math:`s^\top y / y^\top y` over
+    them.
 
     Args:
       learning_rate: α_k ≥ 0, a number or an Optax schedule of the number of steps taken before; the
@@ -76,7 +78,8 @@ def obfgs(
         matrix of d × d numbers, up to 4 GiB, oBFGS.
       damping: λ ≥ 0 (default: the papers').
       normalize: whether d is divided by its norm (the papers of oNAQ do).
-      min_curvature: c ≥ 0, which refuses pairs of negative curvature (default: ours).
+      min_curvature: c ≥ 0, a cosine, which refuses pairs of negative curvature; None for 1e-8, in
+        float32 1e-6 (default: ours).
       history_dtype: dtype of the stored pairs, `jax.numpy.bfloat16` to halve their place; None for
         that of the params and at least float32.
 
@@ -137,7 +140,7 @@ def onaq(
     memory_size: int | None = 4,
     damping: float = 1.0,
     normalize: bool = True,
-    min_curvature: float = 1e-8,
+    min_curvature: float | None = None,
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Online NAQ (oNAQ, oLNAQ): both gradients of a pair on one mini-batch.
@@ -218,7 +221,7 @@ def omoq(
     memory_size: int | None = 4,
     damping: float = 1.0,
     normalize: bool = True,
-    min_curvature: float = 1e-8,
+    min_curvature: float | None = None,
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Online MoQ (oMoQ, oLMoQ): online NAQ at one gradient a step.
@@ -246,7 +249,7 @@ def omoq(
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update` needs no closure, so that it goes
       where `optax.adam` goes; it takes `grad`, the raw gradient at params, where transformations in
-      front have changed the updates: the direction is then that of updates + μ (grad − grad_prev).
+      front have changed the updates: each is extrapolated by itself, the updates for the direction.
       A gradient that is not finite changes nothing but a counter in `naqopt.diagnostics`.
 
     Raises:
@@ -272,7 +275,7 @@ def omoq(
       Indrapriyadarsini, Mahboubi, Ninomiya, Kamio and Asai, *A Stochastic Momentum Accelerated
       Quasi-Newton Method for Neural Networks*, AAAI 2022 (student abstract).
 
-    Costs one gradient a step, the caller's; 2 m + 4 copies of the params (12 by default). A step
+    Costs one gradient a step, the caller's; 2 m + 5 copies of the params (13 by default). A step
     into a region where the gradient stays infinite or NaN is not undone, only waited out. Under
     `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
     """

@@ -27,12 +27,14 @@ import jax.numpy as jnp
 import optax
 
 from naqopt import _checks, _closures, _tree
-from naqopt._tree import Mask, Scalar, Tree
+from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature
+from naqopt.optimizers._differences import Pending, extrapolate, init_pending, settle
+from naqopt.optimizers._stored import Stored, init_stored, update_stored, value_and_grad
 from naqopt.state import Info, gathered, init_info, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
-from naqopt.steps.line_search import Choice, Line, StepLength
+from naqopt.steps.line_search import Line, StepLength
 from naqopt.steps.schedules import Momentum
 
 
@@ -48,8 +50,9 @@ class Method(NamedTuple):
       momentum: μ, a number or a schedule of the number of steps taken before; None for none.
       difference: (ε, s, ĝ) to y, where ε = ∇E(w⁺) − ĝ.
       normalize: whether d is divided by its norm.
-      scale_first: whether H0 is min(1, 1/‖ĝ‖) I, and not I, while no pair is stored.
+      scale_first: whether H0 is I/‖ĝ‖, and not I, while no pair is stored.
       plain_first_scale: whether the first pair sets γ = sᵀε/yᵀy (mNAQ).
+      restart_window: with how many of the last losses E(ŵ) is compared; None for no restarts.
       store_grad: whether the value and gradient at the new params are kept in the state.
     """
 
@@ -63,6 +66,7 @@ class Method(NamedTuple):
     normalize: bool
     scale_first: bool
     plain_first_scale: bool = False
+    restart_window: int | None = None
     store_grad: bool = False
 
     @property
@@ -76,34 +80,6 @@ class Method(NamedTuple):
         return self.momentum is not None and not self.two_gradients
 
 
-class Pending(NamedTuple):
-    """The pair that waits for the gradient of the next step.
-
-    Attributes:
-      waits: whether there is one.
-      s: w⁺ − ŵ.
-      extrapolated: ĝ, of raw gradients.
-      previous: ∇E(w), the raw gradient of the last step; None without momentum, where it is ĝ.
-    """
-
-    waits: jax.Array
-    s: Tree
-    extrapolated: Tree
-    previous: Tree | None
-
-
-class Stored(NamedTuple):
-    """Value and gradient at the params, named as `optax.value_and_grad_from_state` asks.
-
-    Attributes:
-      value: E at the params; infinite before the first step.
-      grad: its gradient.
-    """
-
-    value: jax.Array
-    grad: Tree
-
-
 class QuasiNewtonState(NamedTuple):
     """State of the quasi-Newton family; what a method does not need is None.
 
@@ -114,6 +90,7 @@ class QuasiNewtonState(NamedTuple):
       curvature: the pairs, or the dense matrix.
       pending: what a method with one gradient a step keeps for the next.
       step_length: the number that the step length keeps.
+      losses: the last E(w), newest last, the lowest number where unknown; None without restarts.
       stored: value and gradient at the params, with `store_grad`.
       info: scalars for `naqopt.diagnostics`.
     """
@@ -124,6 +101,7 @@ class QuasiNewtonState(NamedTuple):
     curvature: Any
     pending: Pending | None
     step_length: jax.Array | None
+    losses: jax.Array | None
     stored: Stored | None
     info: Info
 
@@ -131,34 +109,6 @@ class QuasiNewtonState(NamedTuple):
         """Returns μ v, what the params are ahead of the iterate by."""
         assert self.momentum is not None
         return _tree.scale(self.momentum, self.velocity)
-
-
-# What is added to ε = ∇E(w⁺) − ĝ: the functions of `Method.difference`.
-
-
-def plain_difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
-    """Returns y = ε."""
-    del s, g
-    return epsilon
-
-
-def damped_difference(damping: Any) -> Callable[[Tree, Tree, Tree], Tree]:
-    """Returns the function to y = ε + λ s."""
-
-    def difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
-        del g
-        return jax.tree.map(lambda e, x: (e + damping * x).astype(e.dtype), epsilon, s)
-
-    return difference
-
-
-def convergent_difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
-    """Returns y = ε + ξ s with ξ = ω‖ĝ‖ + max(−εᵀs/‖s‖², 0), ω = 2 if ‖ĝ‖² > 1e-2, else 100."""
-    squared_g, squared_s = _tree.squared_norm(g), _tree.squared_norm(s)
-    omega = jnp.where(squared_g > 1e-2, 2, 100)
-    negative = -_tree.dot(epsilon, s) / jnp.where(squared_s > 0, squared_s, 1)
-    xi = omega * jnp.sqrt(squared_g) + jnp.maximum(negative, 0)
-    return jax.tree.map(lambda e, x: e + xi.astype(e.dtype) * x, epsilon, s)
 
 
 # The parts of a step.
@@ -179,34 +129,13 @@ def _loss(method: Method, value_fn: Any, grad_fn: Any) -> Callable[[Tree], jax.A
     return _closures.loss(method.optimizer, "value_fn", value_fn)
 
 
-def settle(
-    update: Callable[..., tuple[Any, Scalar]],
-    difference: Callable[[Tree, Tree, Tree], Tree],
-    curvature: Any,
-    pending: Pending,
-    raw: Tree,
-    taken: Scalar,
-) -> tuple[Any, dict[str, Scalar]]:
-    """Forms the pair that waited for this gradient: y = ∇E(w⁺) − ĝ and what is added to it."""
-
-    def form() -> tuple[Any, Scalar]:
-        epsilon = _tree.subtract(raw, pending.extrapolated)
-        y = difference(epsilon, pending.s, pending.extrapolated)
-        return update(curvature, pending.s, y, jnp.ones((), bool))
-
-    # Not masked but conditional, as the direction reads what is stored here: XLA would fuse a
-    # masked store into each of its readers, every time into a copy of the rings.
-    formed = taken & pending.waits
-    settled, stored = _tree.cond(formed, form, lambda: (curvature, jnp.zeros((), bool)))
-    return settled, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
-
-
 def _direction(
-    method: Method, curvature: Any, g: Tree, squared_g: Scalar, count: Scalar
+    method: Method, curvature: Any, g: Tree, norm_g: Scalar, count: Scalar
 ) -> tuple[Tree, Scalar, Scalar, Scalar]:
     """Returns d = −H ĝ, normalised or not, times the rate; its length; ‖H ĝ‖ and the rate."""
-    norm_g = jnp.sqrt(squared_g)
-    first_scale = 1 / jnp.maximum(norm_g, 1) if method.scale_first else jnp.ones_like(norm_g)
+    first_scale = jnp.ones_like(norm_g)
+    if method.scale_first:
+        first_scale = jnp.where(norm_g > 0, 1 / jnp.where(norm_g > 0, norm_g, 1), 1)
     product = _tree.cast_as(g, method.curvature.precondition(curvature, g, first_scale))
     norm = jnp.sqrt(_tree.squared_norm(product)).astype(norm_g.dtype)
     rate = 1.0 if method.learning_rate is None else method.learning_rate
@@ -247,6 +176,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             curvature=method.curvature.init(params),
             pending=None if method.two_gradients else init_pending(params, has_momentum),
             step_length=method.step_length.init(dtype),
+            losses=None
+            if method.restart_window is None
+            else jnp.full((method.restart_window,), _unknown(dtype), dtype),
             stored=init_stored(params) if method.store_grad else None,
             info=init_info(dtype, mu),
         )
@@ -284,12 +216,21 @@ def _step(
     grad_fn: Any,
 ) -> tuple[optax.Updates, QuasiNewtonState]:
     """Takes one step, or skips it; see `_closures.Given`."""
-    name, params, taken, squared_g = method.optimizer, given.params, given.taken, given.squared
+    name, params, taken, norm_g = method.optimizer, given.params, given.taken, given.norm
     ahead, behind = method.ahead, method.behind
     point = _tree.widen(params)
-    g, raw = _tree.cast_as(point, given.updates), _tree.cast_as(point, given.raw)
+    g = raw = updates = _tree.cast_as(point, given.updates)
+    if given.raw is not given.updates:
+        raw = _tree.cast_as(point, given.raw)
     dtype, count = state.info.step_size.dtype, optax.safe_increment(state.count)
 
+    def loss_at(wide_point: Tree) -> jax.Array:
+        return loss(_tree.cast_as(params, wide_point)).astype(dtype)
+
+    def loss_at_params() -> jax.Array:
+        return loss_at(point) if value is None else _checks.scalar(name, value).astype(dtype)
+
+    line_loss = _closures.with_gradient(name, loss, grad_fn)
     curvature = state.curvature
     events: dict[str, Scalar] = {}
     if state.pending is not None:
@@ -299,28 +240,42 @@ def _step(
     # ŵ and ĝ: `g` makes the direction, `extrapolated` of raw gradients the pair.
     extrapolated = raw
     lookahead = state.lookahead() if ahead else None
+    here, restarts = None, jnp.zeros((), bool)
+    if ahead and state.losses is not None:
+        here = loss_at_params()
+        restarts = _overshoots(state.losses, here)
     if behind:
         assert state.pending is not None
         mu = _momentum(method, state.count, dtype)
         # After the pair, which takes memory of its own meanwhile.
         mu, size = _tree.together(mu, curvature.size)
         curvature = curvature._replace(size=size)
+        if state.losses is not None:
+            # Where the momentum restarts, ŵ is w and ĝ the gradient there.
+            here = loss_at(_tree.add(point, _tree.scale(mu, state.velocity)))
+            restarts = _overshoots(state.losses, here)
+            (restarts,) = _tree.together(restarts)
+            mu, here = jnp.where(restarts, 0, mu), jnp.where(restarts, loss_at_params(), here)
         lookahead = _tree.scale(mu, state.velocity)
         point = _tree.add(point, lookahead)
-        # At the first step nothing is behind, and the look-ahead of no velocity is w itself.
         weight = jnp.where(state.count > 0, mu, 0)
-        change = _tree.scale(weight, _tree.subtract(raw, state.pending.previous))
-        g, extrapolated = _tree.add(g, change), _tree.add(raw, change)
-        squared_g = _tree.squared_norm(g)
-    direction, length, norm, rate = _direction(method, curvature, g, squared_g, state.count)
-
-    def loss_at(wide_point: Tree) -> jax.Array:
-        return loss(_tree.cast_as(params, wide_point))
+        g, extrapolated = extrapolate(state.pending, weight, g, raw)
+        norm_g = _tree.norm(g)
+    direction, length, norm, rate = _direction(method, curvature, g, norm_g, state.count)
 
     def loss_at_point() -> jax.Array:
-        return loss_at(point) if behind or value is None else _checks.scalar(name, value)
+        if here is not None:
+            return here
+        return loss_at(point) if behind else loss_at_params()
 
-    line = Line(loss_at, point, direction, loss_at_point, extrapolated)
+    line = Line(
+        loss=lambda wide_point: line_loss(_tree.cast_as(params, wide_point)).astype(dtype),
+        point=point,
+        direction=direction,
+        loss_at_point=loss_at_point,
+        gradient=extrapolated,
+        unscaled=curvature.size == 0,
+    )
     choice, number = method.step_length.choose(state.step_length, line)
     step, step_size, refused = direction, rate, ~jnp.isfinite(length)
     if choice.alpha is not None:
@@ -333,19 +288,30 @@ def _step(
     velocity = step if lookahead is None else _tree.add(lookahead, step)
     arrival = optax.apply_updates(params, _tree.cast_as(params, step if ahead else velocity))
     s = _tree.subtract(_tree.widen(arrival), point)
+    if method.step_length.needs_loss:
+        # A step that vanishes in the rounding of the params would be repeated for ever.
+        refused = refused | ((step_size * length != 0) & _tree.is_zero(s))
 
+    loss_next = choice.loss
     if method.two_gradients:
         g_next = choice.gradient
-        if g_next is None or grad_fn is not None:
-            g_next = _closures.gradient(name, loss, grad_fn, arrival)
-        refused = refused | ~_closures.is_finite(g_next)
-        ends = extrapolated, _tree.cast_as(point, g_next)
-        curvature, number, events = _pair(method, curvature, number, ends, s, taken & ~refused)
+        if g_next is None:
+            loss_next, g_next = _gradient_at(method, loss, grad_fn, arrival, loss_next)
+        refused = refused | ~_tree.is_finite(g_next)
+        if state.losses is not None:
+            # A search has seen to it that the loss does not rise; an explicit step has not.
+            refused = refused | ~(loss_next <= jnp.maximum(jnp.max(state.losses), here))
+        ends, formed = (extrapolated, _tree.cast_as(point, g_next)), taken & ~refused & ~restarts
+        curvature, number, events = _pair(method, curvature, number, ends, s, formed)
 
-    # A refused step leads back to w and stops there, and the pairs go.
-    refused = taken & refused
+    # A refused step leads back to w and stops there, and the pairs go. Where a momentum whose
+    # look-ahead point the params are restarts, the step does no more than lead back.
+    goes, refused = taken & ~refused, taken & refused
+    if ahead:
+        restarts = restarts & taken
+        goes, refused = goes & ~restarts, refused & ~restarts
     curvature = method.curvature.clear(curvature, refused)
-    goes, stops, skips = _tree.masks(taken & ~refused, refused, ~taken)
+    goes, stops, skips = _tree.masks(goes, taken & ~goes, ~taken)
     next_momentum = _momentum(method, count, dtype)
     if ahead:
         # to the next look-ahead point: w⁺ + μ⁺ v⁺ − ŵ
@@ -361,20 +327,35 @@ def _step(
             s=_tree.choose((goes, s), (skips, pending.s)),
             extrapolated=_tree.choose((goes, extrapolated), (skips, pending.extrapolated)),
             previous=_tree.choose((~skips, raw), (skips, pending.previous)) if behind else None,
+            previous_updates=_tree.choose((~skips, updates), (skips, pending.previous_updates))
+            if behind
+            else None,
         )
     stored = state.stored
     if stored is not None:
-        there = _value_and_grad(choice, loss, grad_fn, arrival)
-        here = Stored(loss_at_point(), raw)
-        stored = update_stored(stored, (goes, stops, skips), here, there)
+        there = value_and_grad(choice, loss, grad_fn, arrival)
+        stored = update_stored(stored, (goes, stops, skips), Stored(loss_at_point(), raw), there)
+    losses = state.losses
+    if losses is not None:
+        assert loss_next is not None
+        kept = jnp.where(restarts, _unknown(dtype), losses)
+        pushed = jnp.append(kept[1:], loss_next.astype(dtype))
+        pushed = jnp.where(jnp.isfinite(loss_next), pushed, kept)
+        losses = jnp.where(goes != 0, pushed, jnp.where(stops != 0, _unknown(dtype), losses))
     info = record(
         state.info,
         taken,
-        {**events, "steps_refused": refused, "searches_failed": choice.failed},
+        {
+            **events,
+            "steps_refused": refused,
+            "searches_failed": choice.failed & ~(restarts if ahead else jnp.zeros((), bool)),
+            "momentum_restarts": restarts,
+        },
         search_trials=choice.trials,
-        step_size=step_size,
+        step_size=jnp.where(goes != 0, step_size, 0),
         momentum=next_momentum,
         direction_norm=norm,
+        pairs_in_memory=curvature.size,
     )
     new_state = QuasiNewtonState(
         count=jnp.where(taken, count, state.count),
@@ -385,42 +366,30 @@ def _step(
         curvature=curvature,
         pending=pending,
         step_length=_tree.where(taken, number, state.step_length),
+        losses=losses,
         stored=stored,
         info=info,
     )
     return _tree.cast_as(params, move), gathered(new_state, state)
 
 
-def init_pending(params: Tree, has_momentum: bool) -> Pending:
-    """Returns that no pair waits."""
-    return Pending(
-        waits=jnp.zeros((), bool),
-        s=_tree.zeros(params),
-        extrapolated=_tree.zeros(params),
-        previous=_tree.zeros(params) if has_momentum else None,
-    )
+def _unknown(dtype: Any) -> Scalar:
+    """Returns what stands for a loss that is not known, lower than any."""
+    return jnp.finfo(dtype).min.astype(dtype)
 
 
-# What `store_grad` keeps.
+def _overshoots(losses: jax.Array, here: Scalar) -> Scalar:
+    """Returns whether one of the last losses is known, and E(ŵ) above all, or not finite."""
+    highest = jnp.max(losses)
+    return (highest > _unknown(losses.dtype)) & ~(here <= highest)
 
 
-def init_stored(params: Tree) -> Stored:
-    """Returns what stands for nothing stored: an infinite value."""
-    dtype = jnp.result_type(*jax.tree.leaves(params)) if jax.tree.leaves(params) else jnp.float32
-    return Stored(jnp.full((), jnp.inf, dtype), jax.tree.map(jnp.zeros_like, params))
-
-
-def _value_and_grad(choice: Choice, loss: Any, grad_fn: Any, arrival: Tree) -> Stored:
-    """Value and gradient at the new params: the line search's where it has them."""
-    if grad_fn is not None:
-        return Stored(loss(arrival), grad_fn(arrival))
-    if choice.gradient is None or choice.loss is None:
-        return Stored(*jax.value_and_grad(loss)(arrival))
-    return Stored(choice.loss, choice.gradient)
-
-
-def update_stored(old: Stored, fates: tuple[Mask, ...], here: Stored, there: Stored) -> Stored:
-    """Keeps what holds at the params after a step that goes, stops or is skipped."""
-    goes, stops, skips = fates
-    there, here = _tree.cast_as(old, there), _tree.cast_as(old, here)  # the dtypes of before
-    return _tree.choose((goes, there), (stops, here), (skips, old))
+def _gradient_at(
+    method: Method, loss: Any, grad_fn: Any, arrival: Tree, known: Scalar | None
+) -> tuple[Scalar | None, Tree]:
+    """Returns the loss at the new iterate where it is asked for, and the gradient there."""
+    if method.restart_window is None or known is not None:
+        return known, _closures.gradient(method.optimizer, loss, grad_fn, arrival)
+    if grad_fn is None:
+        return jax.value_and_grad(loss)(arrival)
+    return loss(arrival), _closures.gradient(method.optimizer, loss, grad_fn, arrival)

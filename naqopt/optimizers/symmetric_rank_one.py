@@ -3,6 +3,7 @@
 Recipes of the core in `_indefinite`, which tells how they differ.
 """
 
+import math
 from typing import Any
 
 import optax
@@ -12,15 +13,18 @@ from naqopt.curvature import sr1
 from naqopt.curvature.indefinite import dense_rank_one, limited
 from naqopt.optimizers import _indefinite, quasi_newton
 from naqopt.optimizers._arguments import check_memory, check_momentum, step_length_of
-from naqopt.optimizers.quasi_newton import convergent_difference, plain_difference
+from naqopt.optimizers._differences import convergent_difference, plain_difference
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
+from naqopt.steps.trust_region import RadiusRule
 
 
 def lsr1(
     *,
     memory_size: int = 5,
-    initial_radius: float | None = None,
+    initial_scale: float | None = None,
+    initial_radius: float | None = 1.0,
+    radius_rule: RadiusRule = RadiusRule(),  # noqa: B008
     linesearch: optax.GradientTransformationExtraArgs | None = None,
     store_grad: bool = False,
     history_dtype: Any = None,
@@ -29,14 +33,16 @@ def lsr1(
 
     .. math::
       s = \arg\min_{\lVert s \rVert \le \Delta} g^\top s + \tfrac12 s^\top B s, \qquad
-      w^+ = w + s \text{ if } \frac{E(w) - E(w + s)}{-g^\top s - \frac12 s^\top B s} > 10^{-6},
+      w^+ = w + s \text{ if } \frac{E(w) - E(w + s)}{-g^\top s - \frac12 s^\top B s} > \eta,
       \qquad y = \nabla E(w + s) - g
 
     with :math:`B` from the last pairs by the symmetric rank-one update, from :math:`B_0 = \gamma
-    I`. Unlike a BFGS matrix it may be indefinite, so that the step leads away from saddle points.
-    The radius :math:`\Delta` begins at `initial_radius`; it is doubled after a step to the
-    boundary with a ratio above 0.75 and halved below 0.1, within 1e-10 and 1e10. A rejected step
-    moves nothing but leaves its pair.
+    I`, :math:`\gamma = \frac12 \max s^\top y / s^\top s` over them. Unlike a BFGS matrix it may be
+    indefinite, so that the step leads away from saddle points. The radius :math:`\Delta` begins at
+    `initial_radius` and follows the `radius_rule`; before the first pair a step leads to the
+    boundary, :math:`\gamma = \lVert g\rVert / \Delta`. A rejected step moves nothing but leaves its
+    pair. Reductions of the loss beneath its rounding count as what is predicted: both get
+    :math:`\epsilon\, |E|`.
 
     With a `linesearch` in place of the trust region, the step is along :math:`-H g` with the
     inverse :math:`H` of the same pairs from :math:`H_0 = I`, or along :math:`-g` where that leads
@@ -44,8 +50,12 @@ def lsr1(
 
     Args:
       memory_size: m ≥ 1, curvature pairs kept (default: the paper's).
-      initial_radius: Δ_0 in [1e-10, 1e10]; None for the norm of the first gradient (default: the
-        paper's), which is tiny beside a saddle point: 1.0 saves the doublings there.
+      initial_scale: γ > 0 of B_0; None for the rule above (default: ours, by measuring; the paper
+        leaves γ to its user).
+      initial_radius: Δ_0 in [1e-10, 1e10], in the params' units (default: SR1-N's); None for the
+        norm of the first gradient, the paper's, which is tiny beside a saddle point, and so long
+        on steep losses that the first step ends on a plateau.
+      radius_rule: when a step is accepted and the radius changes (default: the paper's numbers).
       linesearch: one of Optax's line searches, such as `naqopt.armijo()`; None for the trust region
         (default: the paper's choice). The paper's search begins at min(1, 2λ) of the last λ:
         `optax.scale_by_backtracking_linesearch(13, slope_rtol=1e-3, decrease_factor=0.5,
@@ -64,8 +74,8 @@ def lsr1(
 
     Raises:
       ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a
-        loss that is no scalar, or params of another structure than init had. An `initial_radius`
-        together with a `linesearch`, which has none, is an error too.
+        loss that is no scalar, or params of another structure than init had. What belongs to the
+        trust region, given together with a `linesearch`, which has none, is an error too.
       TypeError: for a `memory_size` that is no int, and complex or integer params.
 
     Example:
@@ -100,22 +110,28 @@ def lsr1(
     memory_size = _checks.size("lsr1", "memory_size", memory_size)
     _checks.flag("lsr1", "store_grad", store_grad)
     history_dtype = _checks.history_dtype("lsr1", history_dtype)
-    if initial_radius is not None:
-        if linesearch is not None:
+    _check_region("lsr1", initial_scale, initial_radius, radius_rule)
+    if linesearch is not None:
+        given = {
+            "initial_scale": initial_scale is not None,
+            "initial_radius": initial_radius != 1.0,
+            "radius_rule": radius_rule != RadiusRule(),
+        }
+        for name in (name for name, changed in given.items() if changed):
             raise ValueError(
-                "naqopt.lsr1: `initial_radius` is that of the trust region, which a `linesearch` "
-                "takes the place of: give one of them."
+                f"naqopt.lsr1: `{name}` is that of the trust region, which a `linesearch` takes "
+                "the place of: give one of them."
             )
-        _check_radius("lsr1", initial_radius)
     if linesearch is None:
         return _indefinite.transformation(
             _indefinite.Method(
                 optimizer="lsr1",
-                curvature=limited(memory_size, history_dtype),
+                curvature=limited(memory_size, history_dtype, initial_scale),
                 exact=True,
                 two_gradients=True,
                 momentum=None,
                 difference=plain_difference,
+                radius_rule=radius_rule,
                 initial_radius=initial_radius,
                 store_grad=store_grad,
             )
@@ -136,30 +152,54 @@ def lsr1(
     )
 
 
-def _check_radius(optimizer: str, radius: Any) -> None:
-    low, high = trust_region.MIN_RADIUS, trust_region.MAX_RADIUS
-    _checks.number(optimizer, "initial_radius", radius, low=low, high=high)
+def _check_region(optimizer: str, scale: Any, radius: Any, rule: Any) -> None:
+    """Raises unless these are arguments of a trust region."""
+    if scale is not None:
+        _checks.number(optimizer, "initial_scale", scale, low=_checks.SMALLEST)
+    if radius is not None:
+        low, high = trust_region.MIN_RADIUS, trust_region.MAX_RADIUS
+        _checks.number(optimizer, "initial_radius", radius, low=low, high=high)
+    if not isinstance(rule, RadiusRule):
+        raise TypeError(
+            f"naqopt.{optimizer}: `radius_rule` must be a naqopt.RadiusRule, such as "
+            f"naqopt.RadiusRule(shrink=0.25), got {rule!r}."
+        )
+    for name, low, high in (
+        ("grow_above", 0.0, math.inf),
+        ("shrink_below", 0.0, rule.grow_above),
+        ("accept", 0.0, rule.shrink_below),
+        ("boundary", 0.0, 1.0),
+        ("grow", 1.0, math.inf),
+    ):
+        _checks.number(optimizer, f"radius_rule.{name}", getattr(rule, name), low, high)
+    _checks.number(
+        optimizer, "radius_rule.shrink", rule.shrink, 0, 1, low_open=True, high_open=True
+    )
 
 
 def _method(
     optimizer: str,
     momentum: Momentum,
     memory_size: int | None,
-    initial_radius: float,
+    initial_scale: float | None,
+    initial_radius: float | None,
+    radius_rule: RadiusRule,
+    convergence_term: Any,
     solver: str,
     history_dtype: Any,
     two_gradients: bool,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns SR1-N or MoSR1."""
     check_momentum(optimizer, momentum)
-    _check_radius(optimizer, initial_radius)
+    _check_region(optimizer, initial_scale, initial_radius, radius_rule)
+    _checks.flag(optimizer, "convergence_term", convergence_term)
     if solver not in ("cg", "exact"):
         raise ValueError(f'naqopt.{optimizer}: `solver` must be "cg" or "exact", got {solver!r}.')
     memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
     if memory_size is None:
-        curvature = dense_rank_one(optimizer)
+        curvature = dense_rank_one(optimizer, initial_scale)
     else:
-        curvature = limited(memory_size, history_dtype)
+        curvature = limited(memory_size, history_dtype, initial_scale)
     return _indefinite.transformation(
         _indefinite.Method(
             optimizer=optimizer,
@@ -167,7 +207,8 @@ def _method(
             exact=solver == "exact",
             two_gradients=two_gradients,
             momentum=momentum,
-            difference=convergent_difference,
+            difference=convergent_difference if convergence_term else plain_difference,
+            radius_rule=radius_rule,
             initial_radius=initial_radius,
         )
     )
@@ -177,7 +218,10 @@ def sr1n(
     *,
     momentum: Momentum = schedules.nesterov_momentum(),  # noqa: B008
     memory_size: int | None = 10,
-    initial_radius: float = 1.0,
+    initial_scale: float | None = None,
+    initial_radius: float | None = 1.0,
+    radius_rule: RadiusRule = RadiusRule(),  # noqa: B008
+    convergence_term: bool = False,
     solver: str = "cg",
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -187,12 +231,11 @@ def sr1n(
       \hat w &= w + \mu v, & s &= \arg\min_{\lVert s \rVert \le \Delta} \hat g^\top s +
       \tfrac12 s^\top B s, \qquad \hat g = \nabla E(\hat w), \\
       v^+ &= \mu v + s, & w^+ &= \hat w + s, \qquad
-      y = \nabla E(\hat w + s) - \hat g + \xi s
+      y = \nabla E(\hat w + s) - \hat g
 
     where the loss falls by more than 1e-6 of the predicted reduction; otherwise :math:`w` and
-    :math:`v` stay, the momentum begins again and the radius shrinks. :math:`\xi` is that of
-    `naqopt.naq`; it makes :math:`s^\top y` positive, so that negative curvature is learnt only
-    where :math:`B` has too much of it. The radius goes as in `naqopt.lsr1`.
+    :math:`v` stay, the momentum begins again and the radius shrinks. :math:`B` and the radius go as
+    in `naqopt.lsr1`.
 
     **The params are the look-ahead point** :math:`\hat w`; `naqopt.eval_params(state, params)`
     gives :math:`w`.
@@ -203,7 +246,12 @@ def sr1n(
         `naqopt.schedules.nesterov_momentum(0.9)`).
       memory_size: m ≥ 1, curvature pairs kept (default: the paper's for full batches; 8 for
         mini-batches), L-SR1-N; None for the dense matrix of d × d numbers, up to 4 GiB, SR1-N.
-      initial_radius: Δ_0 in [1e-10, 1e10] (default: the authors').
+      initial_scale: as in `naqopt.lsr1`.
+      initial_radius: as in `naqopt.lsr1` (default: the authors').
+      radius_rule: as in `naqopt.lsr1`.
+      convergence_term: whether y has mNAQ's term ξ s, see `naqopt.naq`, as in the authors' code but
+        not in their paper. It makes sᵀy positive, so that negative curvature is learnt only where
+        B has too much of it.
       solver: "cg" for Steihaug's conjugate gradients (default: the authors'), at most 2 m + 2
         products with B, or "exact" for the global minimum by the eigenvectors of B.
       history_dtype: as in `naqopt.lsr1`.
@@ -243,7 +291,16 @@ def sr1n(
     static.
     """
     return _method(
-        "sr1n", momentum, memory_size, initial_radius, solver, history_dtype, two_gradients=True
+        "sr1n",
+        momentum,
+        memory_size,
+        initial_scale,
+        initial_radius,
+        radius_rule,
+        convergence_term,
+        solver,
+        history_dtype,
+        two_gradients=True,
     )
 
 
@@ -251,7 +308,10 @@ def mosr1(
     *,
     momentum: Momentum = schedules.nesterov_momentum(),  # noqa: B008
     memory_size: int | None = 10,
-    initial_radius: float = 1.0,
+    initial_scale: float | None = None,
+    initial_radius: float | None = 1.0,
+    radius_rule: RadiusRule = RadiusRule(),  # noqa: B008
+    convergence_term: bool = False,
     solver: str = "cg",
     history_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -260,7 +320,7 @@ def mosr1(
     .. math::
       \hat g &= (1 + \mu) \nabla E(w_k) - \mu \nabla E(w_{k-1}), &
       s &= \arg\min_{\lVert s \rVert \le \Delta} \hat g^\top s + \tfrac12 s^\top B s, \\
-      v^+ &= \mu v + s, \qquad w^+ = w + v^+, & y &= \nabla E(w^+) - \hat g + \xi s
+      v^+ &= \mu v + s, \qquad w^+ = w + v^+, & y &= \nabla E(w^+) - \hat g
 
     and the rest as in `naqopt.sr1n`. The losses before and after the step are those at :math:`w +
     \mu v` and :math:`w + \mu v + s`; a rejected step leaves no pair. The params are the iterate.
@@ -268,7 +328,10 @@ def mosr1(
     Args:
       momentum: as in `naqopt.sr1n`.
       memory_size: as in `naqopt.sr1n`.
+      initial_scale: as in `naqopt.lsr1`.
       initial_radius: as in `naqopt.sr1n`.
+      radius_rule: as in `naqopt.lsr1`.
+      convergence_term: as in `naqopt.sr1n`.
       solver: as in `naqopt.sr1n`.
       history_dtype: as in `naqopt.lsr1`.
 
@@ -299,10 +362,19 @@ def mosr1(
       Indrapriyadarsini, *Nesterov's and momentum acceleration of quasi-Newton methods*, slides,
       2022.
 
-    Costs one gradient a step, the caller's, and two losses; 2 m + 4 copies of the params (24 by
-    default), or d + 4 with a dense matrix, and up to 10 in a step. On mini-batches its pairs mix
+    Costs one gradient a step, the caller's, and two losses; 2 m + 5 copies of the params (25 by
+    default), or d + 5 with a dense matrix, and up to 10 in a step. On mini-batches its pairs mix
     two batches. Under `optax.inject_hyperparams` name what `naqopt.sr1n` names.
     """
     return _method(
-        "mosr1", momentum, memory_size, initial_radius, solver, history_dtype, two_gradients=False
+        "mosr1",
+        momentum,
+        memory_size,
+        initial_scale,
+        initial_radius,
+        radius_rule,
+        convergence_term,
+        solver,
+        history_dtype,
+        two_gradients=False,
     )

@@ -11,7 +11,7 @@ import optax
 from naqopt import _checks
 from naqopt.curvature import pairs
 from naqopt.optimizers._arguments import check_momentum, curvature_of
-from naqopt.optimizers._control_variate import MIN_CURVATURE, Method, transformation
+from naqopt.optimizers._control_variate import Method, transformation
 from naqopt.steps import schedules
 from naqopt.steps.schedules import Momentum
 
@@ -98,9 +98,10 @@ def svrg2(
       y = \Omega_{new} - \Omega_{old}
 
     with :math:`G` as in `naqopt.svrg` and :math:`H` from the last pairs with :math:`s^\top y >
-    10^{-8} \lVert s \rVert^2`, from :math:`H_0 = \gamma I` with :math:`\gamma` the mean of
-    :math:`s^\top y / y^\top y` over them. A pair comes with every snapshot but the first, so that H
-    is fixed within an epoch and the first epoch is SVRG.
+    10^{-8} \lVert s \rVert \lVert y \rVert` (in float32 :math:`10^{-6}`), from
+    :math:`H_0 = \gamma I` with :math:`\gamma` the mean of :math:`s^\top y / y^\top y` over them. A
+    pair comes with every snapshot but the first, so that H is fixed within an epoch and the first
+    epoch is SVRG.
 
     Args:
       learning_rate: as in `naqopt.svrg` (default: the same).
@@ -147,7 +148,7 @@ def svrg2(
     `memory_size` and `history_dtype` static.
     """
     _checks.learning_rate("svrg2", learning_rate)
-    curvature = curvature_of("svrg2", memory_size, MIN_CURVATURE, history_dtype, pairs.mean_scale)
+    curvature = curvature_of("svrg2", memory_size, None, history_dtype, pairs.mean_scale)
     return transformation(Method("svrg2", learning_rate, curvature))
 
 
@@ -238,7 +239,7 @@ def svr_naq(
     _checks.learning_rate("svr_naq", learning_rate)
     check_momentum("svr_naq", momentum)
     _checks.number("svr_naq", "warmup_learning_rate", warmup_learning_rate, low=0)
-    curvature = curvature_of("svr_naq", memory_size, MIN_CURVATURE, history_dtype, pairs.mean_scale)
+    curvature = curvature_of("svr_naq", memory_size, None, history_dtype, pairs.mean_scale)
     return transformation(
         Method("svr_naq", learning_rate, curvature, momentum, warmup_learning_rate)
     )

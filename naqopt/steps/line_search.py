@@ -4,13 +4,13 @@ A step length is a `StepLength`, three pure functions with one number between st
 is asked and what it answers are a `Line` and a `Choice`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
@@ -25,6 +25,7 @@ class Line(NamedTuple):
       direction: d, in the dtypes of the point.
       loss_at_point: E(ŵ), asked for only where it is needed.
       gradient: the raw gradient at ŵ, or its extrapolation.
+      unscaled: whether the length of d means nothing, as no pair is known.
     """
 
     loss: Callable[[Tree], jax.Array]
@@ -32,13 +33,14 @@ class Line(NamedTuple):
     direction: Tree
     loss_at_point: Callable[[], Scalar]
     gradient: Tree
+    unscaled: Scalar
 
 
 class Choice(NamedTuple):
     """The step length found.
 
     Attributes:
-      alpha: α; 0 with `failed` where every trial failed, which refuses the step; None for 1.
+      alpha: α; 0 with `failed` where no trial lay below E(ŵ), which refuses the step; None for 1.
       trials: how many points the loss was evaluated at.
       failed: whether the search ended without sufficient decrease.
       loss: E(ŵ + α d) where the search knows it.
@@ -77,19 +79,43 @@ def fixed() -> StepLength:
     return StepLength(lambda dtype: None, choose, needs_loss=False)
 
 
-def armijo() -> optax.GradientTransformationExtraArgs:
-    r"""The papers' line search: Optax's backtracking search, set to their constants.
+class ArmijoInfo(NamedTuple):
+    """How a search ended, named as Optax's searches name it.
 
-    The first :math:`\alpha` of :math:`1, \tfrac12, \tfrac14, \ldots` (14 trials) with
+    Attributes:
+      num_linesearch_steps: how many points the loss was evaluated at.
+      decrease_error: 0 where the condition was met, infinite where it was not.
+    """
+
+    num_linesearch_steps: jax.Array
+    decrease_error: jax.Array
+
+
+_SUFFICIENT = 1e-3  # η
+_TRIALS = 14
+_LONGER, _SHORTER = 4, 1 / 16  # of a direction whose length means nothing
+
+
+def armijo() -> optax.GradientTransformationExtraArgs:
+    r"""The papers' line search: the first of 14 step lengths that lowers the loss enough.
+
+    The first :math:`\alpha` of :math:`1, \tfrac12, \tfrac14, \ldots` with
 
     .. math::
       E(\hat w + \alpha d) \le E(\hat w) + 10^{-3}\, \alpha\, \hat g^\top d
 
-    and the last of them where none satisfies it.
+    Where none of the 14 satisfies it, the one with the lowest loss if that lies below
+    :math:`E(\hat w)`, and 0 otherwise. (The authors' code takes the last whatever it is: with a
+    gradient of the wrong sign the loss then rises at every step.)
+
+    While an optimizer of this library knows no curvature pair, the length of its direction means
+    nothing, and the search is also allowed to lengthen: as long as the loss falls further, and by
+    half of what the slope promises, :math:`\alpha` is 4, 16, ...; and it shortens by sixteenths.
 
     Returns:
-      An `optax.scale_by_backtracking_linesearch`, for the argument `linesearch` of `naqopt.bfgs`,
-      `naqopt.naq` and `naqopt.moq`, and, as any search of Optax's, for `optax.lbfgs` too.
+      An `optax.GradientTransformationExtraArgs`, for the argument `linesearch` of `naqopt.bfgs`,
+      `naqopt.naq` and `naqopt.moq`, and, as any search of Optax's, behind any direction. Its state
+      is an `optax.ScaleByBacktrackingLinesearchState`.
 
     Example:
       >>> import jax, jax.numpy as jnp, naqopt, optax
@@ -109,9 +135,110 @@ def armijo() -> optax.GradientTransformationExtraArgs:
     Costs a loss a trial, 1 at least. Not for losses whose noise hides the decrease: in float32 the
     condition cannot be met any more once the gradient is about the square root of the rounding.
     """
-    return optax.scale_by_backtracking_linesearch(
-        max_backtracking_steps=13, slope_rtol=1e-3, decrease_factor=0.5, increase_factor=math.inf
+
+    def init(params: optax.Params) -> optax.ScaleByBacktrackingLinesearchState:
+        dtype = _tree.scalar_dtype(params)
+        return optax.ScaleByBacktrackingLinesearchState(
+            learning_rate=jnp.ones((), dtype),
+            value=jnp.full((), jnp.inf, dtype),
+            grad=None,
+            info=ArmijoInfo(jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, dtype)),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: optax.ScaleByBacktrackingLinesearchState,
+        params: optax.Params,
+        *,
+        value: Any,
+        grad: optax.Updates,
+        value_fn: Callable[[optax.Params], jax.Array],
+        unscaled: Scalar | bool = False,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.ScaleByBacktrackingLinesearchState]:
+        del extra_args
+        dtype = jnp.asarray(state.learning_rate).dtype
+        # Uphill, which a direction that is not the gradient's own can lead, nothing is sufficient
+        # but a decrease.
+        slope = jnp.minimum(_tree.dot(grad, updates).astype(dtype), 0)
+        start = jnp.asarray(value, dtype)
+
+        def loss(alpha: Scalar) -> Scalar:
+            there = value_fn(_tree.add_scaled(params, alpha, updates))
+            return jnp.asarray(there, dtype)
+
+        found = _first_sufficient(loss, start, slope, jnp.asarray(unscaled))
+        new = optax.ScaleByBacktrackingLinesearchState(
+            learning_rate=found.alpha,
+            value=found.loss,
+            grad=None,
+            info=ArmijoInfo(found.trials, jnp.where(found.sufficient, 0, jnp.inf).astype(dtype)),
+        )
+        return _tree.scale(found.alpha, updates), new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Trial(NamedTuple):
+    """Where a search along a line stands.
+
+    Attributes:
+      trials: points at which the loss was evaluated.
+      next: the step length to try.
+      alpha: the best so far, 0 at first.
+      loss: E there.
+      sufficient: whether it is a sufficient one, not only the lowest.
+      lengthens: whether longer ones are tried.
+      done: whether the search is over.
+    """
+
+    trials: Scalar
+    next: Scalar
+    alpha: Scalar
+    loss: Scalar
+    sufficient: Scalar
+    lengthens: Scalar
+    done: Scalar
+
+
+def _first_sufficient(
+    loss: Callable[[Scalar], Scalar], start: Scalar, slope: Scalar, unscaled: Scalar
+) -> _Trial:
+    """Returns the first step length that satisfies the condition, or the lowest, or 0."""
+    sound = jnp.isfinite(start)
+    factor = jnp.where(unscaled, _SHORTER, 0.5).astype(start.dtype)
+
+    def body(at: _Trial) -> _Trial:
+        alpha, trials = at.next, at.trials + 1
+        there = loss(alpha)
+        there = jnp.where(jnp.isfinite(there), there, jnp.inf)  # such a trial fails
+        finite = there < jnp.inf
+        promised = alpha * slope
+        enough = finite & sound & (there <= start + _SUFFICIENT * promised)
+        longer = at.lengthens & (there <= start + 0.5 * promised) & (there < at.loss)
+        # While it lengthens a trial that does not suffice ends it, if one before it did.
+        ends = enough & ~longer & ~at.sufficient
+        takes = longer | ends | (~at.sufficient & (there < at.loss))
+        return _Trial(
+            trials=trials,
+            next=alpha * jnp.where(longer, _LONGER, factor).astype(alpha.dtype),
+            alpha=jnp.where(takes, alpha, at.alpha),
+            loss=jnp.where(takes, there, at.loss),
+            sufficient=at.sufficient | longer | ends,
+            lengthens=longer,
+            done=ends | (at.sufficient & ~longer),
+        )
+
+    first = _Trial(
+        trials=jnp.zeros((), jnp.int32),
+        next=jnp.ones_like(start),
+        alpha=jnp.zeros_like(start),
+        loss=jnp.where(jnp.isnan(start), jnp.inf, start),
+        sufficient=jnp.zeros((), bool),
+        lengthens=unscaled & (slope < 0) & sound,
+        done=jnp.zeros((), bool),
     )
+    return lax.while_loop(lambda at: ~at.done & (at.trials < _TRIALS), body, first)
 
 
 class _Seen(NamedTuple):
@@ -153,31 +280,36 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
 
     def choose(last: Scalar, line: Line) -> tuple[Choice, Scalar]:
         zero: Any = jnp.zeros_like(last)
-        by_values = linesearch.init(zero).grad is None
+        kept = linesearch.init(zero)
+        by_values = kept.grad is None
+        lengthens = {"unscaled": line.unscaled} if isinstance(kept.info, ArmijoInfo) else {}
         seen = _seen_as_number(line, zero) if by_values else _seen_as_params(line, zero)
 
         def loss(position: Any) -> Scalar:
             value = line.loss(seen.point_at(position)).astype(last.dtype)
             return jnp.where(jnp.isfinite(value), value, jnp.inf)  # such a trial fails
 
+        start = line.loss_at_point().astype(last.dtype)
         _, state = linesearch.update(
             seen.direction,
             linesearch.init(seen.start)._replace(learning_rate=last),
             seen.start,
-            value=line.loss_at_point().astype(last.dtype),
+            value=start,
             grad=seen.gradient,
             value_fn=loss,
+            **lengthens,
         )
         found: Any = state
-        alpha = jnp.where(jnp.isfinite(found.learning_rate), found.learning_rate, 0).astype(
-            last.dtype
-        )
+        alpha, value = found.learning_rate, found.value
         failed = ~(found.info.decrease_error <= 0)
+        # What is not sufficient is taken if it lies below E(ŵ), be that infinite.
+        lower = jnp.isfinite(value) & ~(value >= start)
+        usable = jnp.isfinite(alpha) & (~failed | lower)
         choice = Choice(
-            alpha,
+            jnp.where(usable, alpha, 0).astype(last.dtype),
             jnp.asarray(found.info.num_linesearch_steps, jnp.int32),
             failed,
-            found.value,
+            value,
             None if found.grad is None else found.grad[1],
         )
         return choice, jnp.where(failed, 1, alpha).astype(last.dtype)

@@ -19,6 +19,48 @@ from naqopt import _tree
 from naqopt._tree import Scalar, Tree
 
 MIN_RADIUS, MAX_RADIUS = 1e-10, 1e10
+
+
+class RadiusRule(NamedTuple):
+    r"""When a trust-region step is accepted and how the radius Δ follows it.
+
+    With the ratio of the actual reduction of the loss to the predicted one
+
+    .. math::
+      \rho = \frac{E(\hat w) - E(\hat w + s)}{-\hat g^\top s - \frac12 s^\top B s}
+
+    a step is accepted where :math:`\rho` > `accept`. Then Δ is multiplied by `grow` where
+    :math:`\rho` > `grow_above` and :math:`\lVert s \rVert` > `boundary` · Δ, and by `shrink` where
+    :math:`\rho` < `shrink_below`; it stays within 1e-10 and 1e10. Defaults are L-SR1's.
+
+    Attributes:
+      accept: η in [0, `shrink_below`].
+      shrink_below: l, up to `grow_above`.
+      grow_above: u.
+      boundary: ρ in [0, 1], the part of Δ that counts as a step to the boundary.
+      shrink: in (0, 1).
+      grow: ≥ 1.
+
+    Example:
+      >>> import naqopt
+      >>> naqopt.RadiusRule(shrink=0.25).shrink
+      0.25
+
+    References:
+      Ramamurthy and Duffy, *L-SR1: A Second Order Optimization Method for Deep Learning*, 2017,
+      Algorithm 1.
+
+    Costs nothing. On noisy losses a smaller `shrink_below` keeps the radius from collapsing.
+    """
+
+    accept: float = 1e-6
+    shrink_below: float = 0.1
+    grow_above: float = 0.75
+    boundary: float = 0.8
+    shrink: float = 0.5
+    grow: float = 2.0
+
+
 _NEWTON_STEPS = 40
 
 
@@ -194,19 +236,20 @@ def steihaug(
     return Steihaug(z, _tree.subtract(r, gradient), count)  # r = g + B s
 
 
-def next_radius(radius: Scalar, ratio: Scalar, length: Scalar) -> Scalar:
-    """Returns the radius after a step: twice it after a good one at the boundary, half after a bad.
+def next_radius(rule: RadiusRule, radius: Scalar, ratio: Scalar, length: Scalar) -> Scalar:
+    """Returns the radius after a step: larger after a good one at the boundary, less after a bad.
 
     Args:
+      rule: what is good and bad, and the factors.
       radius: Δ.
       ratio: the actual reduction by the predicted one; 0 where the latter is not positive.
       length: ‖s‖.
 
     Returns:
-      2Δ if ratio > 0.75 and ‖s‖ > 0.8Δ, ½Δ if ratio < 0.1 or not a number, and Δ otherwise; at
-      least 1e-10 and at most 1e10.
+      Δ by the rule, which shrinks it where the ratio is not a number too; at least 1e-10 and at
+      most 1e10.
     """
-    grows = (ratio > 0.75) & (length > 0.8 * radius)
-    shrinks = ~(ratio >= 0.1)
-    factor = jnp.where(grows, 2.0, jnp.where(shrinks, 0.5, 1.0)).astype(radius.dtype)
+    grows = (ratio > rule.grow_above) & (length > rule.boundary * radius)
+    shrinks = ~(ratio >= rule.shrink_below)
+    factor = jnp.where(grows, rule.grow, jnp.where(shrinks, rule.shrink, 1)).astype(radius.dtype)
     return jnp.clip(radius * factor, MIN_RADIUS, MAX_RADIUS)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .two_loop import two_loop
-
-quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+from .vectors import is_finite, normalized, push, quiet
 
 
 @dataclass(frozen=True)
@@ -154,21 +153,13 @@ def asnaq_init(w, min_momentum):
     )
 
 
-def is_finite(vector):
-    """Whether the squared norm of a vector is finite."""
-    return bool(np.isfinite(vector @ vector))
-
-
-def push(fifo, entry, size):
-    """A new FIFO with the entry at its end, the oldest one dropped where it is full."""
-    return [*fifo, entry][-size:]
-
-
 def accumulate(accumulator, gradient, decay):
-    """The new G: G + g², or the RMS form βG + (1 − β)g²."""
+    """The new G: G + g², or the RMS form βG + (1 − β)g²; the largest number where it overflows."""
     if decay is None:
-        return accumulator + gradient**2
-    return decay * accumulator + (1.0 - decay) * gradient**2
+        total = accumulator + gradient**2
+    else:
+        total = decay * accumulator + (1.0 - decay) * gradient**2
+    return np.minimum(total, np.finfo(np.float64).max)
 
 
 def fisher_product(fisher, s):
@@ -186,17 +177,15 @@ def is_worse(new, old, max_increase):
     return bool(np.isfinite(old) and not new <= old + (max_increase - 1.0) * abs(old))
 
 
-def is_curved(s, y, eps):
-    """The pair test sᵀy > ε yᵀy, for finite vectors, with an sᵀy that can be divided by."""
+def is_curved(s, y, min_curvature):
+    """The pair test sᵀy > c yᵀy, for finite vectors, with an sᵀy that can be divided by."""
     finite = is_finite(s) and is_finite(y)
-    return bool(finite and s @ y > eps * (y @ y) and s @ y >= np.finfo(np.float64).tiny)
+    return bool(finite and s @ y > min_curvature * (y @ y) and s @ y >= np.finfo(np.float64).tiny)
 
 
 def normalized_direction(hessian_gradient, gradient):
     """The direction −Hg/‖Hg‖; −g/‖g‖ where Hg is not finite; 0 where the norm is 0."""
-    vector = hessian_gradient if is_finite(hessian_gradient) else gradient
-    norm = np.sqrt(vector @ vector)
-    return -vector / norm if norm > 0.0 else np.zeros_like(vector)
+    return -normalized(hessian_gradient if is_finite(hessian_gradient) else gradient)
 
 
 @quiet
@@ -211,6 +200,7 @@ def adaqn_step(
     cycle_length,
     max_increase,
     eps,
+    min_curvature=1e-4,
     accumulator_decay=None,
     monitor=None,
     transform=None,
@@ -226,7 +216,8 @@ def adaqn_step(
       fisher_size: m_F, the gradients kept.
       cycle_length: L.
       max_increase: γ of the check.
-      eps: ε of H0 and of the pair test.
+      eps: ε of H0.
+      min_curvature: c of the pair test.
       accumulator_decay: β of the RMS form of G; `None` sums.
       monitor: E_M, the loss of the monitoring set; `None` takes `loss`.
       transform: what is done to the gradient before the direction is computed from it.
@@ -263,7 +254,7 @@ def adaqn_step(
         else:
             s = w_n - w_o  # s = w_n − w_o
             y = fisher_product(F, s)  # y = Fᵀ(F s)/|F|
-            if is_curved(s, y, eps):  # if sᵀy > ε yᵀy:
+            if is_curved(s, y, min_curvature):  # if sᵀy > c yᵀy:
                 S, Y = push(S, s, memory_size), push(Y, y, memory_size)  # store (s,y)
                 w_o, t = w_n, t + 1  # w_o = w_n, only with a stored pair
                 stored += 1
@@ -303,6 +294,7 @@ def asnaq_step(
     cycle_length,
     max_increase,
     eps,
+    min_curvature=1e-4,
     accumulator_decay=None,
     single_gradient=False,
     backoff=1.0,
@@ -324,7 +316,8 @@ def asnaq_step(
       fisher_size: m_F, the gradients kept.
       cycle_length: L.
       max_increase: γ of the check.
-      eps: ε of H0 and of the pair test.
+      eps: ε of H0.
+      min_curvature: c of the pair test.
       accumulator_decay: β of the RMS form of G; `None` sums.
       single_gradient: whether F and G take the look-ahead gradient, so that one is enough.
       backoff: the factor of the step size at a restoration; 1 leaves it alone.
@@ -372,7 +365,7 @@ def asnaq_step(
             y = fisher_product(F, s)  # 21: y = Fᵀ(F s)/|F|
             mu = min(mu * momentum_factor, max_momentum)  # 22: μ = min(μφ, μ_max)
             c = min(c / backoff, 1.0)  # c ← min(c/backoff, 1)
-            if is_curved(s, y, eps):  # 23: if sᵀy > ε yᵀy
+            if is_curved(s, y, min_curvature):  # 23: if sᵀy > c yᵀy
                 S, Y = push(S, s, memory_size), push(Y, y, memory_size)  # 24: store (s,y)
                 stored += 1
             else:

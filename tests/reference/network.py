@@ -26,6 +26,7 @@ _ASNAQ = {
     "cycle_length": 4,
     "max_increase": 1.05,
     "eps": 1.0,
+    "min_curvature": 1.0,
 }
 _ADAQN = {
     "learning_rate": 0.2,
@@ -34,6 +35,7 @@ _ADAQN = {
     "cycle_length": 4,
     "max_increase": 1.1,
     "eps": 1.0,
+    "min_curvature": 1.0,
 }
 _ADAQN_RMS = {**_ADAQN, "learning_rate": 0.3, "memory_size": 2, "accumulator_decay": 0.9}
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .adaptive import is_finite, push, quiet
+from .searches import armijo, explicit_step, two_way
 from .two_loop import two_loop
+from .vectors import is_finite, norm, normalized, push, quiet
 
-SUFFICIENT_DECREASE = 1e-3  # η of the Armijo test
-TRIALS = 14
 FULL_BATCH_MIN_CURVATURE = 1e-8
 MOMENTUM_DAMPING = 1e-5  # γ of the momentum recursion
 
@@ -61,6 +60,8 @@ class QuasiNewtonState:
       H: the dense matrix, `None` while it has seen no pair.
       waiting: (s, raw ĝ) of a pair that waits for its second gradient, or `None`.
       g_prev: the raw gradient of the last step, or `None`.
+      updates_prev: the same gradient, clipped, or `None`.
+      losses: the known ones of the last iterates, oldest first, at most `restart_window`.
       lipschitz: Lip of mNAQ.
       alpha: the last step size, the learning rate included; 0 at a refused step.
       stored: pairs that passed the test.
@@ -68,6 +69,7 @@ class QuasiNewtonState:
       skipped: steps whose gradient was not finite when it was handed over.
       refused_steps: steps on which something computed from a finite gradient was not finite.
       searches_failed: line searches none of whose trials passed.
+      momentum_restarts: look-ahead points above all the known losses.
     """
 
     k: int
@@ -79,6 +81,8 @@ class QuasiNewtonState:
     H: np.ndarray | None
     waiting: tuple | None
     g_prev: np.ndarray | None
+    updates_prev: np.ndarray | None
+    losses: list
     lipschitz: float
     alpha: float
     stored: int
@@ -86,6 +90,7 @@ class QuasiNewtonState:
     skipped: int
     refused_steps: int
     searches_failed: int
+    momentum_restarts: int
 
 
 def init(w):
@@ -101,6 +106,8 @@ def init(w):
         H=None,
         waiting=None,
         g_prev=None,
+        updates_prev=None,
+        losses=[],
         lipschitz=1.0,
         alpha=0.0,
         stored=0,
@@ -108,6 +115,7 @@ def init(w):
         skipped=0,
         refused_steps=0,
         searches_failed=0,
+        momentum_restarts=0,
     )
 
 
@@ -140,56 +148,32 @@ def next_theta(theta):
     return (b + np.sqrt(b**2 + 4.0 * theta**2)) / 2.0
 
 
-def armijo(loss, w_hat, d, slope):
-    """The step size 1, ½, ¼, … of the first trial that passes, and whether one did.
-
-    Args:
-      loss: the loss of this step's batch.
-      w_hat: the point at which the search starts.
-      d: the direction, the learning rate included.
-      slope: ĝᵀd with the raw gradient.
-    """
-    start = loss(w_hat)
-    for trial in range(TRIALS):
-        alpha = 0.5**trial
-        value = loss(w_hat + alpha * d)
-        # E(ŵ + αd) ≤ E(ŵ) + ηαĝᵀd
-        if np.isfinite(value) and value <= start + SUFFICIENT_DECREASE * alpha * slope:
-            return alpha, True
-    return (alpha if np.isfinite(value) else 0.0), False
-
-
-def explicit_step(loss, w_hat, d, slope, lipschitz):
-    """The step size of mNAQ: 1 where the Armijo test holds, else −δĝᵀd/(Lip‖d‖²)."""
-    value = loss(w_hat + d)
-    if np.isfinite(value) and value <= loss(w_hat) + SUFFICIENT_DECREASE * slope:
-        return 1.0
-    if not np.any(d):
-        return 0.0
-    delta = 1e-7 if np.linalg.norm(d) > 1000.0 else 1e-4
-    return -delta * slope / (lipschitz * (d @ d))
-
-
 def xi(s, eps, g_hat):
     """ξ = ω‖ĝ‖ + max(−εᵀs/‖s‖², 0) of the global-convergence term."""
-    omega = 2.0 if g_hat @ g_hat > 1e-2 else 100.0
-    return omega * np.linalg.norm(g_hat) + (max(-(eps @ s) / (s @ s), 0.0) if np.any(s) else 0.0)
+    omega = 2.0 if norm(g_hat) > 0.1 else 100.0
+    length = norm(s)
+    return omega * norm(g_hat) + (max(-(eps @ s) / length / length, 0.0) if length else 0.0)
 
 
 def is_curved(s, y, min_curvature):
-    """The pair test sᵀy > c‖s‖², for finite vectors, with an sᵀy that can be divided by."""
-    finite = is_finite(s) and is_finite(y)
-    return bool(finite and s @ y > min_curvature * (s @ s) and s @ y >= np.finfo(float).tiny)
+    """The pair test sᵀy > c‖s‖‖y‖, for finite vectors, with an sᵀy that can be divided by."""
+    product = s @ y
+    finite = is_finite(s) and is_finite(y) and np.isfinite(product)
+    cosine = finite and product > min_curvature * norm(s) * norm(y)
+    return bool(cosine and product >= np.finfo(np.float64).tiny)
 
 
 def with_pair(state, s, eps, y, memory_size, min_curvature, first_scale_by_eps):
     """The state after the pair (s, y) is stored or refused; ε is y without its term in s."""
     if not is_curved(s, y, min_curvature):
-        return replace(state, refused=state.refused + 1)
+        state = replace(state, refused=state.refused + 1)
+        if is_finite(s) and np.any(s) and y @ y == 0.0:  # too short a step to change the gradient
+            state = replace(state, s_list=[], y_list=[], H=None)
+        return state
     state = replace(
         state,
         stored=state.stored + 1,
-        lipschitz=100.0 * np.linalg.norm(y) / np.linalg.norm(s),  # Lip = 100‖y‖/‖s‖
+        lipschitz=100.0 * norm(y) / norm(s),  # Lip = 100‖y‖/‖s‖
     )
     if memory_size is not None:
         return replace(
@@ -201,7 +185,7 @@ def with_pair(state, s, eps, y, memory_size, min_curvature, first_scale_by_eps):
     H = state.H
     if H is None:  # before the first update H = (sᵀy/yᵀy)I
         numerator = s @ eps if first_scale_by_eps and s @ eps > 0.0 else s @ y
-        H = numerator / (y @ y) * identity
+        H = numerator / norm(y) / norm(y) * identity
     rho = 1.0 / (s @ y)
     # B 12, N 12, M 14: H⁺ = (I − ρsyᵀ) H (I − ρysᵀ) + ρssᵀ
     H = (identity - rho * np.outer(s, y)) @ H @ (identity - rho * np.outer(y, s)) + rho * np.outer(
@@ -210,24 +194,75 @@ def with_pair(state, s, eps, y, memory_size, min_curvature, first_scale_by_eps):
     return replace(state, H=H)
 
 
+def has_pair(state):
+    """Whether H is made of a pair."""
+    return state.H is not None or bool(state.s_list)
+
+
 def inverse_hessian_product(state, g, online):
     """The product H g: dense, two-loop, or γg while there is no pair."""
     if state.H is not None:
         return state.H @ g
     if state.s_list:
-        ratios = [(s @ y) / (y @ y) for s, y in zip(state.s_list, state.y_list, strict=True)]
+        pairs = zip(state.s_list, state.y_list, strict=True)
+        ratios = [s @ y / norm(y) / norm(y) for s, y in pairs]  # sᵀy/yᵀy
         gamma = np.mean(ratios) if online else ratios[-1]
         return two_loop(state.s_list, state.y_list, g, gamma)
-    norm = np.linalg.norm(g)
-    return g if online or norm <= 1.0 else g / norm  # γ = 1, or min(1, 1/‖ĝ‖)
+    return g if online else normalized(g)  # γ = 1, or 1/‖ĝ‖
 
 
 def to_direction(product, g, normalize):
     """The direction −H g, normalised where asked for, or −g/‖g‖ where H g is not finite."""
     if not is_finite(product):
         product, normalize = g, True
-    norm = np.linalg.norm(product)
-    return -product / norm if normalize and norm > 0.0 else -product
+    return -normalized(product) if normalize else -product
+
+
+def overshoots(losses, loss, w_hat):
+    """Whether E(ŵ) is not finite or above the known losses, of which there is at least one."""
+    if not losses:
+        return False
+    value = loss(w_hat)
+    return not (np.isfinite(value) and value <= max(losses))
+
+
+def restart(state):
+    """The state in which the momentum starts anew, at w and with the pairs there are."""
+    return replace(
+        state,
+        v=np.zeros_like(state.v),
+        params=state.w,
+        losses=[],
+        alpha=0.0,
+        momentum_restarts=state.momentum_restarts + 1,
+    )
+
+
+def refuse(state):
+    """The state after a refused step: w stays, with v = 0, so that the look-ahead point is w."""
+    return replace(
+        state,
+        v=np.zeros_like(state.v),
+        params=state.w,
+        s_list=[],
+        y_list=[],
+        H=None,
+        waiting=None,
+        losses=[],
+        alpha=0.0,
+        refused_steps=state.refused_steps + 1,
+    )
+
+
+def step_size(state, loss, w_hat, d, slope, method, search):
+    """The step size along d, and whether a search, if there is one, had a trial that passed."""
+    if METHODS[method].online:
+        return 1.0, True
+    if method == "mnaq":
+        return explicit_step(loss, w_hat, d, slope, state.lipschitz), True
+    if search is None:
+        search = armijo if has_pair(state) else two_way
+    return search(loss, w_hat, d, min(slope, 0.0))  # uphill nothing but a decrease suffices
 
 
 def value_at(schedule, count):
@@ -249,7 +284,8 @@ def step(
     damping=1.0,
     normalize=True,
     min_curvature=FULL_BATCH_MIN_CURVATURE,
-    search=armijo,
+    restart_window=None,
+    search=None,
     clip=None,
 ):
     """One step of a method, sections 3 and 4 of the algorithms; returns the new state.
@@ -266,7 +302,9 @@ def step(
       damping: λ of the online methods' y.
       normalize: whether the online methods' direction has norm 1.
       min_curvature: c of the pair test.
-      search: the line search of BFGS, NAQ and MoQ, a function like `armijo`.
+      restart_window: M, the known losses with which NAQ, MoQ and mNAQ compare E(ŵ); `None`: none.
+      search: the line search of BFGS, NAQ and MoQ, a function like `armijo`; `None` takes `two_way`
+        while there is no pair, and then `armijo`.
       clip: what is done to the caller's gradient before the direction is computed from it.
     """
     rules = METHODS[method]
@@ -292,54 +330,44 @@ def step(
     if state.waiting is not None:  # M 11: ∇E₂ = ∇E(w_{k+1}; X_{k+1}) is this step's gradient
         state = store(state, *state.waiting, r)
 
-    g_prev = r if state.g_prev is None else state.g_prev  # ∇E(w_{−1}) := ∇E(w_0)
-    if rules.extrapolates:  # M 4: ∇E₁ = (1 + μ)∇E(w_k) − μ∇E(w_{k−1})
-        g_hat, r_hat = g + mu * (r - g_prev), (1.0 + mu) * r - mu * g_prev
-    else:
-        g_hat, r_hat = g, r
+    if overshoots(state.losses, loss, w_hat):
+        state = restart(state)
+        if rules.looks_ahead:  # a step back to w, and no more
+            return replace(state, k=k + 1)
+        v, mu, w_hat = state.v, 0.0, w  # v = 0: ŵ = w, and the gradients are those of w
+
+    r_prev = r if state.g_prev is None else state.g_prev  # ∇E(w_{−1}) := ∇E(w_0)
+    g_prev = g if state.updates_prev is None else state.updates_prev
+    state = replace(state, k=k + 1, g_prev=r, updates_prev=g)  # M 9: store ∇E(w_k; X_k)
+    r_hat, g_hat = r, g
+    if rules.extrapolates:  # M 4: ∇E₁ = (1 + μ)∇E(w_k) − μ∇E(w_{k−1}), each kind by itself
+        r_hat, g_hat = (1.0 + mu) * r - mu * r_prev, (1.0 + mu) * g - mu * g_prev
 
     product = inverse_hessian_product(state, g_hat, rules.online)
     d = to_direction(product, g_hat, rules.online and normalize)  # B 4-5, N 4-5, M 5-6: d = −Hĝ
     scale = value_at(learning_rate, k)  # B 6, N 6, M 3
     d = scale * d
-    alpha, passed = 1.0, True
-    if method == "mnaq":
-        alpha = explicit_step(loss, w_hat, d, r_hat @ d, state.lipschitz)
-    elif not rules.online:
-        alpha, passed = search(loss, w_hat, d, r_hat @ d)
-    searches_failed = state.searches_failed + (not passed)
+    alpha, passed = step_size(state, loss, w_hat, d, r_hat @ d, method, search)
+    state = replace(state, searches_failed=state.searches_failed + (not passed))
 
     v_next = mu * v + alpha * d  # B 7, N 7, M 7: v⁺ = μv + αd
     w_next = w + v_next  # B 8, N 8, M 8: w⁺ = w + v⁺
     s = w_next - w_hat  # B 10, N 10, M 12: s = w⁺ − ŵ
-    refused = not is_finite(d) or not np.isfinite(alpha) or (not passed and alpha == 0.0)
-    if not rules.waits and not refused:
+    vanishes = np.any(alpha * d) and not np.any(s) and not rules.online
+    if vanishes or not (is_finite(d) and np.isfinite(alpha)) or (alpha == 0.0 and not passed):
+        return refuse(state)
+    if rules.waits:
+        state = replace(state, waiting=(s, r_hat))
+    else:
         r_next = grad(w_next)  # B 9, N 9: ∇E₂ = ∇E(w⁺), the same batch
-        refused = not is_finite(r_next)
-    if refused:  # the iterate stays, with v = 0, so that the look-ahead point is w
-        return replace(
-            state,
-            k=k + 1,
-            v=np.zeros_like(v),
-            params=w,
-            s_list=[],
-            y_list=[],
-            H=None,
-            waiting=None,
-            g_prev=r,
-            alpha=0.0,
-            refused_steps=state.refused_steps + 1,
-            searches_failed=searches_failed,
-        )
-    state = replace(state, waiting=(s, r_hat)) if rules.waits else store(state, s, r_hat, r_next)
+        known = [*state.losses, loss(w_hat)] if restart_window is not None else []
+        rises = bool(known) and not loss(w_next) <= np.max(known)  # as mNAQ's step may
+        if not is_finite(r_next) or rises:
+            return refuse(state)
+        state = store(state, s, r_hat, r_next)
+    if restart_window is not None:
+        value = loss(w_next)
+        losses = push(state.losses, value, restart_window) if np.isfinite(value) else state.losses
+        state = replace(state, losses=losses)
     ahead = value_at(momentum, k + 1) * v_next if rules.looks_ahead else 0.0
-    return replace(
-        state,
-        k=k + 1,
-        w=w_next,
-        v=v_next,
-        params=w_next + ahead,
-        g_prev=r,  # M 9: store ∇E(w_k; X_k)
-        alpha=scale * alpha,
-        searches_failed=searches_failed,
-    )
+    return replace(state, w=w_next, v=v_next, params=w_next + ahead, alpha=scale * alpha)

@@ -4,6 +4,10 @@ Mini-batch runs train the small classifier of `network` on batch `k mod 12`. Ful
 down a bowl, since on the classifier every line search magnifies an error of 1e-14 beyond use:
 E(w) = Σ (√(1 + z_i²) − 1)/60 with z = K A w, which is linear far from its minimum at 0, so that
 steps overshoot and are halved, and whose value keeps its digits near the minimum.
+
+In the runs called restart the momentum starts anew at least once. In those called refused a search
+ends without a step and in those called lowest with the lowest of its trials, mostly since the
+learning rate is larger than fourteen trials can mend. In the others none of this happens.
 """
 
 from dataclasses import dataclass, field
@@ -58,17 +62,21 @@ _HALF_ROOT = ("inverse_sqrt", 0.5)
 RUNS = {
     "bfgs": _full("bfgs", 3, (5, 10, 0.1), memory_size=4, convergence_term=False),
     "bfgs_dense": _full("bfgs", 0, (1, 30, 1), memory_size=None, convergence_term=False),
+    "bfgs_far": _full("bfgs", 8, (1, 3, 3), memory_size=4, convergence_term=False),
     "bfgs_term": _full("bfgs", 33, (30, 10, 0.1), memory_size=4, convergence_term=True),
     "bfgs_term_dense": _full("bfgs", 13, (30, 10, 0.1), memory_size=None, convergence_term=True),
     "naq": _full("naq", 0, (10, 10, 0.1), memory_size=4, momentum=0.5, convergence_term=True),
     "naq_dense": _full(
-        "naq", 20, (30, 10, 0.03), memory_size=None, momentum=0.8, convergence_term=True
+        "naq", 37, (10, 10, 0.3), memory_size=None, momentum=0.8, convergence_term=True
     ),
     "naq_no_term": _full(
-        "naq", 31, (1, 10, 0.03), memory_size=4, momentum=0.3, convergence_term=False
+        "naq", 36, (10, 3, 0.03), memory_size=4, momentum=0.3, convergence_term=False
     ),
     "naq_no_term_dense": _full(
         "naq", 36, (10, 30, 0.3), memory_size=None, momentum=0.3, convergence_term=False
+    ),
+    "naq_far_dense": _full(
+        "naq", 27, (1, 30, 5), memory_size=None, momentum=0.5, convergence_term=False
     ),
     "naq_half": _full(
         "naq",
@@ -96,11 +104,9 @@ RUNS = {
     ),
     "moq": _full("moq", 36, (10, 10, 0.1), memory_size=4, momentum=0.5, convergence_term=True),
     "moq_dense": _full(
-        "moq", 5, (10, 30, 0.03), memory_size=None, momentum=0.8, convergence_term=True
+        "moq", 39, (10, 30, 0.1), memory_size=None, momentum=0.8, convergence_term=True
     ),
-    "moq_no_term": _full(
-        "moq", 36, (10, 10, 0.01), memory_size=4, momentum=0.5, convergence_term=False
-    ),
+    "moq_no_term": _full("moq", 0, (3, 10, 1), memory_size=4, momentum=0.5, convergence_term=False),
     "moq_no_term_dense": _full(
         "moq", 1, (1, 3, 3), memory_size=None, momentum=0.3, convergence_term=False
     ),
@@ -108,13 +114,137 @@ RUNS = {
     "mnaq_dense": _full("mnaq", 0, (30, 30, 0.1), memory_size=None, momentum=0.3),
     "mnaq_nesterov": _full("mnaq", 39, (1, 3, 0.03), memory_size=4, momentum=_NESTEROV),
     "mnaq_nesterov_dense": _full("mnaq", 3, (30, 3, 0.01), memory_size=None, momentum=_NESTEROV),
+    "naq_restart": _full(
+        "naq",
+        28,
+        (5, 10, 0.1),
+        memory_size=4,
+        momentum=0.9,
+        convergence_term=False,
+        restart_window=5,
+    ),
+    "naq_restart_dense": _full(
+        "naq",
+        21,
+        (10, 3, 0.3),
+        memory_size=None,
+        momentum=0.9,
+        convergence_term=True,
+        restart_window=5,
+    ),
+    "naq_restart_nesterov": _full(
+        "naq",
+        36,
+        (10, 3, 0.03),
+        memory_size=4,
+        momentum=_NESTEROV,
+        convergence_term=True,
+        restart_window=1,
+    ),
+    "moq_restart": _full(
+        "moq",
+        0,
+        (10, 10, 0.1),
+        memory_size=4,
+        momentum=0.9,
+        convergence_term=False,
+        restart_window=5,
+    ),
+    "moq_restart_dense": _full(
+        "moq",
+        0,
+        (10, 10, 0.1),
+        memory_size=None,
+        momentum=0.9,
+        convergence_term=False,
+        restart_window=5,
+    ),
+    "moq_restart_clipped": _full(
+        "moq",
+        21,
+        (10, 3, 0.3),
+        clip_norm=1.0,
+        memory_size=4,
+        momentum=0.8,
+        convergence_term=True,
+        restart_window=1,
+    ),
+    "mnaq_restart": _full("mnaq", 36, (10, 3, 0.03), memory_size=4, momentum=0.9, restart_window=5),
+    "mnaq_restart_dense": _full(
+        "mnaq", 22, (30, 3, 0.1), memory_size=None, momentum=0.9, restart_window=5
+    ),
+    "bfgs_refused": _full(
+        "bfgs", 0, (10, 10, 1), memory_size=4, convergence_term=False, learning_rate=3e4
+    ),
+    "bfgs_refused_dense": _full(
+        "bfgs", 0, (10, 10, 1), memory_size=None, convergence_term=True, learning_rate=3e4
+    ),
+    "naq_refused": _full(
+        "naq",
+        0,
+        (10, 10, 1),
+        memory_size=4,
+        momentum=0.5,
+        convergence_term=False,
+        learning_rate=3e4,
+    ),
+    "naq_refused_restart_dense": _full(
+        "naq",
+        13,
+        (1, 30, 0.3),
+        memory_size=None,
+        momentum=0.9,
+        convergence_term=False,
+        learning_rate=3e4,
+        restart_window=5,
+    ),
+    "moq_refused": _full(
+        "moq",
+        0,
+        (10, 10, 1),
+        memory_size=4,
+        momentum=0.5,
+        convergence_term=False,
+        learning_rate=3e4,
+    ),
+    "moq_refused_restart_dense": _full(
+        "moq",
+        13,
+        (1, 30, 0.3),
+        memory_size=None,
+        momentum=0.9,
+        convergence_term=False,
+        learning_rate=3e4,
+        restart_window=5,
+    ),
+    "bfgs_lowest": _full(
+        "bfgs", 13, (1, 30, 0.03), memory_size=4, convergence_term=False, learning_rate=16370.0
+    ),
+    "naq_lowest_dense": _full(
+        "naq",
+        19,
+        (3, 3, 1),
+        memory_size=None,
+        momentum=0.3,
+        convergence_term=False,
+        learning_rate=16370.0,
+    ),
+    "moq_lowest_dense": _full(
+        "moq",
+        0,
+        (10, 10, 1),
+        memory_size=None,
+        momentum=0.3,
+        convergence_term=False,
+        learning_rate=3e4,
+    ),
     "bfgs_clipped": _full(
-        "bfgs", 9, (30, 10, 0.03), clip_norm=1.0, memory_size=4, convergence_term=False
+        "bfgs", 21, (10, 3, 0.3), clip_norm=1.0, memory_size=4, convergence_term=False
     ),
     "naq_clipped_dense": _full(
         "naq",
-        2,
-        (10, 3, 1),
+        22,
+        (30, 3, 0.1),
         clip_norm=0.3,
         memory_size=None,
         momentum=0.8,
@@ -122,6 +252,15 @@ RUNS = {
     ),
     "moq_clipped": _full(
         "moq", 3, (30, 10, 0.01), clip_norm=1.0, memory_size=4, momentum=0.5, convergence_term=True
+    ),
+    "moq_clipped_dense": _full(
+        "moq",
+        36,
+        (10, 3, 0.03),
+        clip_norm=1.0,
+        memory_size=None,
+        momentum=0.5,
+        convergence_term=False,
     ),
     "obfgs": _mini("obfgs", 1, memory_size=4, learning_rate=_HARMONIC),
     "obfgs_dense": _mini("obfgs", 6, memory_size=None, learning_rate=_HARMONIC),
@@ -145,7 +284,10 @@ RUNS = {
     "omoq_no_momentum": _mini("omoq", 6, memory_size=4, momentum=0.0, learning_rate=_ROOT),
     "omoq_no_momentum_dense": _mini("omoq", 7, memory_size=None, momentum=0.0, learning_rate=_ROOT),
     "omoq_clipped": _mini(
-        "omoq", 16, clip_norm=1.0, memory_size=4, momentum=0.85, learning_rate=_HALF_ROOT
+        "omoq", 3, clip_norm=1.0, memory_size=4, momentum=0.85, learning_rate=_HALF_ROOT
+    ),
+    "omoq_clipped_dense": _mini(
+        "omoq", 6, clip_norm=0.5, memory_size=None, momentum=0.85, learning_rate=_HALF_ROOT
     ),
     "onaq_clipped_dense": _mini(
         "onaq", 0, clip_norm=0.5, memory_size=None, momentum=0.85, learning_rate=_HALF_ROOT

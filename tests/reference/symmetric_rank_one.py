@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .adaptive import is_finite, quiet
-from .quasi_newton import SUFFICIENT_DECREASE, TRIALS, nesterov_momentum, value_at, xi
-from .symmetric_rank_one_memory import cleared, hessian, inverse_hessian, with_pair
+from .quasi_newton import nesterov_momentum, value_at, xi
+from .searches import armijo
+from .symmetric_rank_one_memory import begun, cleared, hessian, inverse_hessian, with_pair
 from .trust_region import (
-    ACCEPT,
+    DEFAULT_RULE,
+    RadiusRule,
     clip_radius,
     model,
     next_radius,
@@ -22,9 +23,22 @@ from .trust_region import (
     solve_cg,
     solve_exact,
 )
+from .vectors import is_finite, norm, normalized, quiet
 
 METHODS = ("lsr1", "lsr1_search", "sr1n", "mosr1")
-INITIAL_RADII = {"lsr1": 0.0, "lsr1_search": 0.0, "sr1n": 1.0, "mosr1": 1.0}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the arguments of a step say, see there, with the defaults filled in."""
+
+    memory_size: int | None
+    momentum: object
+    solver: str
+    convergence_term: bool
+    initial_scale: float | None
+    initial_radius: float | None
+    rule: RadiusRule
 
 
 @dataclass(frozen=True)
@@ -40,10 +54,11 @@ class SymmetricRankOneState:
       y_list: gradient differences of the stored pairs, scaled alike, oldest first.
       B: the dense matrix, `None` while it has seen no pair.
       gamma: γ of B0 = γI; 1 for the line search.
-      radius: Δ; 0 before the first step of L-SR1, which sets it, and for the line search.
+      radius: Δ; 0 before a first gradient has set it, and for the line search.
       since_rejection: c, the steps of SR1-N and MoSR1 since the last rejected or refused one.
       waiting: (s, raw gradient) of a pair that waits for its second gradient, or `None`.
       g_prev: the raw gradient of the last step, or `None`; used by MoSR1.
+      updates_prev: the same gradient, clipped, or `None`.
       lambda_prev: the step size from which the next line search starts, before it is doubled.
       stored: pairs that passed the tests.
       refused: pairs that failed one of them.
@@ -66,6 +81,7 @@ class SymmetricRankOneState:
     since_rejection: int
     waiting: tuple | None
     g_prev: np.ndarray | None
+    updates_prev: np.ndarray | None
     lambda_prev: float
     stored: int
     refused: int
@@ -76,8 +92,16 @@ class SymmetricRankOneState:
     alpha: float
 
 
-def init(w, method, initial_radius=None):
-    """The state before the first step at `w`; `None` takes the radius of `INITIAL_RADII`."""
+def init(w, method, initial_radius=1.0, initial_scale=None):
+    """The state before the first step at `w`.
+
+    Args:
+      w: the first iterate.
+      method: one of `METHODS`.
+      initial_radius: Δ_0; `None` takes the norm of the first gradient that is not 0.
+      initial_scale: γ where it is fixed; `None` starts from 1.
+    """
+    search = method == "lsr1_search"
     w = np.array(w, dtype=np.float64)
     return SymmetricRankOneState(
         k=0,
@@ -87,11 +111,12 @@ def init(w, method, initial_radius=None):
         s_list=[],
         y_list=[],
         B=None,
-        gamma=1.0,
-        radius=INITIAL_RADII[method] if initial_radius is None else initial_radius,
+        gamma=1.0 if search or initial_scale is None else initial_scale,
+        radius=0.0 if search or initial_radius is None else initial_radius,
         since_rejection=0,
         waiting=None,
         g_prev=None,
+        updates_prev=None,
         lambda_prev=1.0,
         stored=0,
         refused=0,
@@ -115,26 +140,37 @@ def refuse(state):
     )
 
 
-def solve(B, g, radius, solver, memory_size):
-    """The step of the subproblem by the solver of this name, NaN where B or g is not finite."""
-    if not (is_finite(g) and np.all(np.isfinite(B))):
+def solve(B, g, radius, settings):
+    """The step of the subproblem, NaN where B or g is not finite.
+
+    A large g is divided by a power of two, and B with it, so that no square overflows.
+    """
+    if not (is_finite(g) and is_finite(B)):
         return np.full_like(g, np.nan)
-    if solver == "exact":
+    exponent = max(np.frexp(np.max(np.abs(g)))[1], 0)
+    B, g = np.ldexp(B, -exponent), np.ldexp(g, -exponent)
+    if settings.solver == "exact":
         return solve_exact(B, g, radius)
-    products = 2 * g.size if memory_size is None else 2 * memory_size + 2
-    return solve_cg(B, g, radius, products)
+    size = settings.memory_size
+    return solve_cg(B, g, radius, 2 * g.size if size is None else 2 * size + 2)
 
 
-def backtrack(loss, w, d, slope, start):
-    """The step size of the first trial start, start/2, … that passes, and whether one did."""
-    value = loss(w)
-    for trial in range(TRIALS):
-        size = start * 0.5**trial
-        trial_value = loss(w + size * d)
-        # f(w + λd) ≤ f(w) + ηλgᵀd
-        if np.isfinite(trial_value) and trial_value <= value + SUFFICIENT_DECREASE * size * slope:
-            return size, True
-    return (size if np.isfinite(trial_value) else 0.0), False
+def vanishes(w, s):
+    """Whether a step is lost in the rounding of the point."""
+    return not np.any((w + s) - w)
+
+
+def begun_anew(state, s, settings):
+    """The state with the first radius, where a step without a pair vanished by its radius."""
+    if state.s_list or state.B is not None or not is_finite(s):
+        return state
+    radius = settings.initial_radius
+    return replace(state, radius=0.0 if radius is None else radius)
+
+
+def with_radius(state, r):
+    """The state with Δ_0 = ‖∇f(w_0)‖ where no radius was given."""
+    return replace(state, radius=clip_radius(norm(r))) if state.radius == 0.0 else state
 
 
 @quiet
@@ -147,6 +183,10 @@ def step(
     memory_size,
     momentum=None,
     solver=None,
+    convergence_term=False,
+    initial_scale=None,
+    initial_radius=1.0,
+    radius_rule=DEFAULT_RULE,
     clip=None,
 ):
     """One step of a method, sections 6 and 7 of the algorithms; returns the new state.
@@ -161,6 +201,10 @@ def step(
       momentum: μ of SR1-N and MoSR1, a number or a function of the count of steps since the last
         rejection; `None` takes the schedule of 0.6 with the cap 0.95.
       solver: "exact" or "cg"; `None` takes "exact" for L-SR1 and "cg" for SR1-N and MoSR1.
+      convergence_term: whether y of SR1-N and MoSR1 has the term ξs.
+      initial_scale: γ where it is fixed, then `init`'s; `None` follows the pairs.
+      initial_radius: Δ_0, `init`'s, to which a step that vanishes without a pair returns.
+      radius_rule: what becomes of trial points and of Δ.
       clip: what is done to the caller's gradient before the direction is computed from it.
     """
     r = grad(state.params)
@@ -168,115 +212,138 @@ def step(
     if not (is_finite(r) and is_finite(g)):  # 0.0: the step is skipped
         return replace(state, skipped=state.skipped + 1)
     state = replace(state, k=state.k + 1)
-    momentum = nesterov_momentum(0.95) if momentum is None else momentum
+    settings = Settings(
+        memory_size=memory_size,
+        momentum=nesterov_momentum(0.95) if momentum is None else momentum,
+        solver=solver or ("exact" if method == "lsr1" else "cg"),
+        convergence_term=convergence_term,
+        initial_scale=initial_scale,
+        initial_radius=initial_radius,
+        rule=radius_rule,
+    )
     if method == "lsr1_search":
-        return search_step(state, loss, r, g, memory_size)
+        return search_step(state, loss, r, g, settings)
     if method == "lsr1":
-        return trust_region_step(state, loss, grad, r, g, memory_size, solver or "exact")
+        return trust_region_step(state, loss, grad, r, g, settings)
     if method == "sr1n":
-        return nesterov_step(state, loss, grad, r, g, memory_size, momentum, solver or "cg")
-    return momentum_step(state, loss, r, g, memory_size, momentum, solver or "cg")
+        return nesterov_step(state, loss, grad, r, g, settings)
+    return momentum_step(state, loss, r, g, settings)
 
 
-def trust_region_step(state, loss, grad, r, g, memory_size, solver):
+def store(state, s, r_hat, r_next, settings, convergence_term=False):
+    """The state after the pair of the step s from r̂ = ∇E(ŵ) is stored or refused."""
+    y = eps = r_next - r_hat
+    if convergence_term:
+        y = eps + xi(s, eps, r_hat) * s  # y = ε + ξs
+    return with_pair(state, s, y, settings.memory_size, initial_scale=settings.initial_scale)
+
+
+def trust_region_step(state, loss, grad, r, g, settings):
     """L-SR1 by trust region, whose count is already advanced."""
     w = state.w
     if not np.any(g):
         return state
-    if state.radius == 0.0:  # Δ_0 = ‖∇f(w_0)‖
-        state = replace(state, radius=clip_radius(np.linalg.norm(r)))
+    state = begun(with_radius(state, r), g, settings.initial_scale)
     B = hessian(state)
-    s = solve(B, g, state.radius, solver, memory_size)  # T 4, 7
-    if not is_finite(s):
-        return refuse(state)
+    s = solve(B, g, state.radius, settings)  # T 4, 7
+    if not is_finite(s) or vanishes(w, s):
+        return refuse(begun_anew(state, s, settings))
     value, trial_value, r_trial = loss(w), loss(w + s), grad(w + s)
     ratio = 0.0
     if np.isfinite(value) and np.isfinite(trial_value) and is_finite(r_trial):
         ratio = reduction_ratio(value, trial_value, -model(B, r, s))  # T 10, 11
-        state = with_pair(state, s, r_trial - r, memory_size)  # T 12, 26 to 40
-    accepted = ratio > ACCEPT
+        state = store(state, s, r, r_trial, settings)  # T 12, 26 to 40
+    accepted = ratio > settings.rule.accept
     w_next = w + s if accepted else w  # T 13 to 17
     return replace(
         state,
         w=w_next,
         params=w_next,
-        radius=next_radius(state.radius, ratio, np.linalg.norm(s)),  # T 18 to 25
+        radius=next_radius(state.radius, ratio, norm(s), settings.rule),  # T 18 to 25
         rejected_steps=state.rejected_steps + (not accepted),
         alpha=float(accepted),
     )
 
 
-def search_step(state, loss, r, g, memory_size):
+def search_step(state, loss, r, g, settings):
     """L-SR1 by line search, whose count is already advanced."""
     w = state.w
     if state.waiting is not None:
         s, r_before = state.waiting
-        state = with_pair(state, s, r - r_before, memory_size, inverse=True)
+        state = with_pair(state, s, r - r_before, settings.memory_size, inverse=True)
         state = replace(state, waiting=None)
     product = inverse_hessian(state) @ g
     if not is_finite(product):
-        d = -g / np.linalg.norm(g)
+        d = -normalized(g)
     elif g @ product <= 0.0:  # H may be indefinite
         d = -g
     else:
         d = -product  # S 4, 7
     start = min(1.0, 2.0 * state.lambda_prev)
-    alpha, passed = backtrack(loss, w, d, r @ d, start)
+    alpha, passed = armijo(loss, w, d, r @ d, start)  # λ_0, λ_0/2, …
     state = replace(
         state,
         lambda_prev=alpha if passed else 1.0,
         searches_failed=state.searches_failed + (not passed),
     )
-    if alpha == 0.0:
-        return refuse(state)
     w_next = w + alpha * d
-    return replace(state, w=w_next, params=w_next, waiting=(w_next - w, r), alpha=alpha)
-
-
-def nesterov_step(state, loss, grad, r, g, memory_size, momentum, solver):
-    """SR1-N, whose count is already advanced; r and g are gradients at ŵ = w + μv."""
-    w_hat = state.params
-    mu = value_at(momentum, state.since_rejection)
-    if not np.any(g):  # s = 0 is no step, and the momentum goes on
-        return moved(state, w_hat, mu * state.v, momentum)
-    B = hessian(state)
-    s = solve(B, g, state.radius, solver, memory_size)
-    if not is_finite(s):
+    s = w_next - w
+    if alpha == 0.0 or (np.any(alpha * d) and not np.any(s)):
         return refuse(state)
+    return replace(state, w=w_next, params=w_next, waiting=(s, r), alpha=alpha)
+
+
+def nesterov_step(state, loss, grad, r, g, settings):
+    """SR1-N, whose count is already advanced; r and g are gradients at ŵ = w + μv."""
+    w_hat, momentum = state.params, settings.momentum
+    mu = value_at(momentum, state.since_rejection)
+    if not np.any(g):
+        if not np.isfinite(loss(w_hat)):
+            state = rejected(state)
+            return replace(state, params=state.w + value_at(momentum, 0) * state.v)
+        return moved(state, w_hat, mu * state.v, momentum)  # s = 0: the momentum goes on
+    state = begun(with_radius(state, r), g, settings.initial_scale)
+    B = hessian(state)
+    s = solve(B, g, state.radius, settings)
+    if not is_finite(s) or vanishes(w_hat, s):
+        return refuse(begun_anew(state, s, settings))
     value, trial_value, r_trial = loss(w_hat), loss(w_hat + s), grad(w_hat + s)
     ratio = 0.0
     if np.isfinite(value) and np.isfinite(trial_value) and is_finite(r_trial):
         ratio = reduction_ratio(value, trial_value, -model(B, r, s))
-        eps = r_trial - r
-        state = with_pair(state, s, eps + xi(s, eps, r) * s, memory_size)  # y = ε + ξs
-    state = replace(state, radius=next_radius(state.radius, ratio, np.linalg.norm(s)))
-    if ratio > ACCEPT:  # w⁺ = ŵ + s, v⁺ = μv + s
+        state = store(state, s, r, r_trial, settings, settings.convergence_term)
+    radius = next_radius(state.radius, ratio, norm(s), settings.rule)
+    state = replace(state, radius=radius)
+    if ratio > settings.rule.accept:  # w⁺ = ŵ + s, v⁺ = μv + s
         return moved(state, w_hat + s, mu * state.v + s, momentum)
     state = rejected(state)
     return replace(state, params=state.w + value_at(momentum, 0) * state.v)
 
 
-def momentum_step(state, loss, r, g, memory_size, momentum, solver):
+def momentum_step(state, loss, r, g, settings):
     """MoSR1, whose count is already advanced; r and g are gradients at w."""
     if state.waiting is not None:
-        s, r_before = state.waiting
-        eps = r - r_before
-        state = with_pair(state, s, eps + xi(s, eps, r_before) * s, memory_size)
+        state = store(state, *state.waiting, r, settings, settings.convergence_term)
     r_last = r if state.g_prev is None else state.g_prev  # ∇E(w_{−1}) := ∇E(w_0)
-    state = replace(state, waiting=None, g_prev=r)
-    mu = value_at(momentum, state.since_rejection)
+    g_last = g if state.updates_prev is None else state.updates_prev
+    state = replace(state, waiting=None, g_prev=r, updates_prev=g)
+    mu = value_at(settings.momentum, state.since_rejection)
     w_hat = state.w + mu * state.v
-    g_hat = g + mu * (r - r_last)
+    g_hat = (1.0 + mu) * g - mu * g_last  # each kind by itself
     r_hat = (1.0 + mu) * r - mu * r_last
     if not np.any(g_hat):
+        if not np.isfinite(loss(w_hat)):
+            return rejected(state)
         return replace(moved(state, w_hat, mu * state.v, 0.0), params=w_hat)
+    state = begun(with_radius(state, r), g_hat, settings.initial_scale)
     B = hessian(state)
-    s = solve(B, g_hat, state.radius, solver, memory_size)
-    if not is_finite(s):
-        return refuse(state)
+    s = solve(B, g_hat, state.radius, settings)
+    if not is_finite(s) or vanishes(w_hat, s):
+        return refuse(begun_anew(state, s, settings))
     ratio = reduction_ratio(loss(w_hat), loss(w_hat + s), -model(B, r_hat, s))
-    state = replace(state, radius=next_radius(state.radius, ratio, np.linalg.norm(s)))
-    if not ratio > ACCEPT:
+    radius = next_radius(state.radius, ratio, norm(s), settings.rule)
+    state = replace(state, radius=radius)
+    if not ratio > settings.rule.accept:
         return rejected(state)
     state = replace(state, waiting=(s, r_hat))
     return replace(moved(state, w_hat + s, mu * state.v + s, 0.0), params=w_hat + s)

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from .adaptive import is_finite, push, quiet
+from .vectors import is_finite, norm, push, quiet
 
 MIN_ANGLE = 1e-8  # of the test |sᵀr| ≥ c‖s‖‖r‖
 NEGLIGIBLE = 1e-12  # a squared difference, as a share of the squares
 SINGULAR = 1e-12  # an eigenvalue of M⁻¹, as a share of the largest product it is made of
-MIN_SCALE, MAX_SCALE = 1e-3, 1e3  # of γ
+INITIAL_FACTOR = 0.5  # of sᵀy/sᵀs in γ; with 1 the pair of the largest makes M⁻¹ singular
 
 
 def small_matrix(s_list, y_list, gamma):
@@ -55,25 +55,33 @@ def inverse_hessian(state):
     return compact(state.y_list, state.s_list, 1.0, state.w.size)
 
 
-def scale(s, y):
-    """γ = yᵀy/sᵀy within its bounds, for sᵀy > 0."""
-    return float(np.clip((y @ y) / (s @ y), MIN_SCALE, MAX_SCALE))
+def scale(s_list, y_list, last):
+    """γ = ½ max sᵀy/sᵀs over the pairs with sᵀy > 0; the last one where there is none."""
+    curvatures = [(s @ y) / (s @ s) for s, y in zip(s_list, y_list, strict=True) if s @ y > 0.0]
+    return float(INITIAL_FACTOR * max(curvatures)) if curvatures else last
+
+
+def begun(state, g, initial_scale):
+    """The state with which a step is made: without a pair γ = ‖ĝ‖/Δ leads to the boundary."""
+    if state.s_list or state.B is not None or initial_scale is not None:
+        return state
+    return replace(state, gamma=norm(g) / state.radius)
 
 
 def differs(a, b):
     """Whether ‖a − b‖² is more than a negligible share of ‖a‖² + ‖b‖²."""
-    return (a - b) @ (a - b) > NEGLIGIBLE * (a @ a + b @ b)
+    return norm(a - b) > np.sqrt(NEGLIGIBLE) * np.hypot(norm(a), norm(b))
 
 
 def is_update(matrix, s, y):
-    """Whether r = y − Bs is finite and |sᵀr| ≥ 1e-8 ‖s‖‖r‖ is not 0."""
+    """Whether r = y − Bs is finite and |sᵀr| ≥ 1e-8 ‖s‖‖r‖ is finite and not 0."""
     r = y - matrix @ s
-    bound = MIN_ANGLE * np.linalg.norm(s) * np.linalg.norm(r)
-    return bool(is_finite(r) and s @ r != 0.0 and abs(s @ r) >= bound)
+    bound = MIN_ANGLE * norm(s) * norm(r)
+    return bool(is_finite(r) and np.isfinite(s @ r) and s @ r != 0.0 and abs(s @ r) >= bound)
 
 
 @quiet
-def with_pair(state, s, y, memory_size, inverse=False):
+def with_pair(state, s, y, memory_size, inverse=False, initial_scale=None):
     """The state after the pair (s, y) is stored or refused.
 
     Args:
@@ -82,14 +90,17 @@ def with_pair(state, s, y, memory_size, inverse=False):
       y: the gradient difference, ξs included.
       memory_size: m, the pairs kept; `None` is the dense matrix.
       inverse: whether the pairs are tested and dropped for H with H0 = I instead of B.
+      initial_scale: γ where it is fixed, which is then that of the state; `None` follows the pairs.
     """
     refused = replace(state, refused=state.refused + 1)
-    norm = np.linalg.norm(s)
-    if not (is_finite(s) and is_finite(y) and norm > 0.0):
+    length = norm(s)
+    if not (is_finite(s) and is_finite(y) and length > 0.0):
         return refused
-    s, y = s / norm, y / norm
+    s, y = s / length, y / length
+    if not is_finite(y):
+        return refused
     if memory_size is None:
-        return with_dense_pair(state, s, y, refused)
+        return with_dense_pair(state, s, y, refused, initial_scale)
     if inverse:
         passes = is_update(inverse_hessian(state), y, s) and differs(s, y)
     else:
@@ -98,9 +109,8 @@ def with_pair(state, s, y, memory_size, inverse=False):
         return refused
     s_list, y_list = push(state.s_list, s, memory_size), push(state.y_list, y, memory_size)
     gamma = state.gamma
-    if not inverse:  # of the newest pair with sᵀy > 0; the last one where there is none
-        pairs = zip(s_list, y_list, strict=True)
-        gamma = ([gamma] + [scale(s, y) for s, y in pairs if s @ y > 0.0])[-1]
+    if not inverse and initial_scale is None:
+        gamma = scale(s_list, y_list, gamma)
     while s_list and (
         is_singular(y_list, s_list, 1.0) if inverse else is_singular(s_list, y_list, gamma)
     ):
@@ -108,18 +118,18 @@ def with_pair(state, s, y, memory_size, inverse=False):
     return replace(state, s_list=s_list, y_list=y_list, gamma=gamma, stored=state.stored + 1)
 
 
-def with_dense_pair(state, s, y, refused):
-    """The same for the dense matrix, which is I before its first pair.
+def with_dense_pair(state, s, y, refused, initial_scale):
+    """The same for the dense matrix, which is γI, with the first γ, before its first pair.
 
-    The first pair is tested by that I; it sets B = γI, to which it is then added unless γI already
-    explains it.
+    The first pair is tested by that γI; it sets B = γI anew, to which it is then added unless this
+    γI already explains it.
     """
     first = state.B is None
-    B, gamma = np.eye(s.size) if first else state.B, state.gamma
+    B, gamma = hessian(state), state.gamma
     if not (is_update(B, s, y) and differs(y, B @ s)):
         return refused
-    if first:
-        gamma = scale(s, y) if s @ y > 0.0 else 1.0
+    if first and initial_scale is None:
+        gamma = scale([s], [y], gamma)
         B = gamma * np.eye(s.size)
     r = y - B @ s
     if is_update(B, s, y) and differs(y, B @ s):
@@ -128,5 +138,5 @@ def with_dense_pair(state, s, y, refused):
 
 
 def cleared(state):
-    """The state with an empty memory, γ = 1, and no pair that waits."""
-    return replace(state, s_list=[], y_list=[], B=None, gamma=1.0, waiting=None)
+    """The state with an empty memory and no pair that waits."""
+    return replace(state, s_list=[], y_list=[], B=None, waiting=None)

@@ -4,15 +4,38 @@ Two solvers: the global solution from an eigendecomposition of B, and CG-Steihau
 Algorithm 7.2 of Nocedal & Wright.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-ACCEPT = 1e-6  # η: a step is taken where ared/pred is above it
-GOOD, BAD, LONG = 0.75, 0.1, 0.8  # u, l, ρ of the radius rule
-GROW, SHRINK = 2.0, 0.5
+SLACK = np.finfo(np.float64).eps  # of both reductions, as a share of |E(ŵ)|
 MIN_RADIUS, MAX_RADIUS = 1e-10, 1e10
 NEAR_ZERO = 1e-12  # eigenvalues, as a share of the largest
 NOT_SEEN = 1e-13  # the part of g in the lowest eigenspace, as a share of ‖g‖
 CG_TOLERANCE = 1e-12
+
+
+class RadiusRule(NamedTuple):
+    """What becomes of a trial point and of Δ.
+
+    Attributes:
+      accept: η: the point is taken where ared/pred is above it.
+      shrink_below: l: the radius shrinks where the ratio is below it.
+      grow_above: u: the radius grows where the ratio is above it and the step is long.
+      boundary: ρ: a step is long where ‖s‖ > ρΔ.
+      shrink: the factor of the radius in the one case.
+      grow: its factor in the other one.
+    """
+
+    accept: float = 1e-6
+    shrink_below: float = 0.1
+    grow_above: float = 0.75
+    boundary: float = 0.8
+    shrink: float = 0.5
+    grow: float = 2.0
+
+
+DEFAULT_RULE = RadiusRule()
 
 
 def model(B, g, s):
@@ -21,11 +44,12 @@ def model(B, g, s):
 
 
 def reduction_ratio(value, trial_value, predicted):
-    """The ratio ared/pred, 0 where pred is not positive or anything is not finite."""
+    """The ratio (ared + δ)/(pred + δ), 0 where pred is not positive or anything is not finite."""
     ared = value - trial_value
     if not (np.isfinite(ared) and np.isfinite(predicted) and predicted > 0.0):
         return 0.0
-    ratio = ared / predicted
+    slack = SLACK * abs(value)  # δ
+    ratio = (ared + slack) / (predicted + slack)
     return float(ratio) if np.isfinite(ratio) else 0.0
 
 
@@ -34,12 +58,12 @@ def clip_radius(radius):
     return float(min(max(radius, MIN_RADIUS), MAX_RADIUS))
 
 
-def next_radius(radius, ratio, length):
+def next_radius(radius, ratio, length, rule=DEFAULT_RULE):
     """Δ of the next step, after one of this ratio and length ‖s‖."""
-    if ratio > GOOD and length > LONG * radius:
-        radius = GROW * radius
-    elif ratio < BAD:
-        radius = SHRINK * radius
+    if ratio > rule.grow_above and length > rule.boundary * radius:
+        radius = rule.grow * radius
+    elif not ratio >= rule.shrink_below:
+        radius = rule.shrink * radius
     return clip_radius(radius)
 
 

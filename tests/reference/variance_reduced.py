@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .adaptive import is_finite, push, quiet
 from .quasi_newton import (
     inverse_hessian_product,
     inverse_sqrt,
@@ -18,6 +17,7 @@ from .quasi_newton import (
     to_direction,
     value_at,
 )
+from .vectors import is_finite, norm, push, quiet
 
 MIN_CURVATURE = 1e-8  # c of the pair test, 0.4
 LEARNING_RATES = {"svrg": 0.025, "svrg2": 0.025, "svr_naq": inverse_sqrt(1.0)}  # Eq. 14
@@ -93,7 +93,7 @@ def init(w):
 
 def with_pair(state, s, y, memory_size):
     """The state after the pair (s, y) is stored or refused."""
-    if not is_curved(s, y, MIN_CURVATURE):  # 0.4: finite and sᵀy > c‖s‖²
+    if not is_curved(s, y, MIN_CURVATURE):  # 0.4: finite and sᵀy > c‖s‖‖y‖
         return replace(state, refused=state.refused + 1)
     state = replace(state, stored=state.stored + 1)
     if memory_size is not None:  # SVR-LNAQ: "the last m curvature pairs"
@@ -105,7 +105,7 @@ def with_pair(state, s, y, memory_size):
     identity = np.eye(s.size)
     H = state.H
     if H is None:  # 0.3: before the first update H = (sᵀy/yᵀy)I
-        H = (s @ y) / (y @ y) * identity
+        H = s @ y / norm(y) / norm(y) * identity
     rho = 1.0 / (s @ y)
     left = identity - rho * np.outer(s, y)
     # Eq. 5 and 11: H⁺ = (I − ρsyᵀ) H (I − ρysᵀ) + ρssᵀ

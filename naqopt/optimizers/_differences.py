@@ -1,0 +1,106 @@
+"""The differences y of pairs: what is added to them, and those that wait for the next gradient."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from naqopt import _closures, _tree
+from naqopt._tree import Scalar, Tree
+
+# What is added to ε = ∇E(w⁺) − ĝ: the functions of `Method.difference`.
+
+
+def plain_difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
+    """Returns y = ε."""
+    del s, g
+    return epsilon
+
+
+def damped_difference(damping: Any) -> Callable[[Tree, Tree, Tree], Tree]:
+    """Returns the function to y = ε + λ s."""
+
+    def difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
+        del g
+        return jax.tree.map(lambda e, x: (e + damping * x).astype(e.dtype), epsilon, s)
+
+    return difference
+
+
+def convergent_difference(epsilon: Tree, s: Tree, g: Tree) -> Tree:
+    """Returns y = ε + ξ s with ξ = ω‖ĝ‖ + max(−εᵀs/‖s‖², 0), ω = 2 if ‖ĝ‖² > 1e-2, else 100."""
+    squared_g, squared_s = _tree.squared_norm(g), _tree.squared_norm(s)
+    omega = jnp.where(squared_g > 1e-2, 2, 100)
+    negative = -_tree.dot(epsilon, s) / jnp.where(squared_s > 0, squared_s, 1)
+    xi = omega * jnp.sqrt(squared_g) + jnp.maximum(negative, 0)
+    return jax.tree.map(lambda e, x: e + xi.astype(e.dtype) * x, epsilon, s)
+
+
+# Pairs of methods with one gradient a step.
+
+
+class Pending(NamedTuple):
+    """The pair that waits for the gradient of the next step.
+
+    Attributes:
+      waits: whether there is one.
+      s: w⁺ − ŵ.
+      extrapolated: ĝ, of raw gradients.
+      previous: ∇E(w), the raw gradient of the last step; None without momentum, where it is ĝ.
+      previous_updates: what the transformations in front made of it; None without momentum.
+    """
+
+    waits: jax.Array
+    s: Tree
+    extrapolated: Tree
+    previous: Tree | None
+    previous_updates: Tree | None
+
+
+def init_pending(params: Tree, has_momentum: bool) -> Pending:
+    """Returns that no pair waits."""
+    return Pending(
+        waits=jnp.zeros((), bool),
+        s=_tree.zeros(params),
+        extrapolated=_tree.zeros(params),
+        previous=_tree.zeros(params) if has_momentum else None,
+        previous_updates=_tree.zeros(params) if has_momentum else None,
+    )
+
+
+def settle(
+    update: Callable[..., tuple[Any, Scalar]],
+    difference: Callable[[Tree, Tree, Tree], Tree],
+    curvature: Any,
+    pending: Pending,
+    raw: Tree,
+    taken: Scalar,
+) -> tuple[Any, dict[str, Scalar]]:
+    """Forms the pair that waited for this gradient: y = ∇E(w⁺) − ĝ and what is added to it."""
+
+    def form() -> tuple[Any, Scalar]:
+        epsilon = _tree.subtract(raw, pending.extrapolated)
+        y = difference(epsilon, pending.s, pending.extrapolated)
+        return update(curvature, pending.s, y, jnp.ones((), bool))
+
+    # Not masked but conditional, as the direction reads what is stored here: XLA would fuse a
+    # masked store into each of its readers, every time into a copy of the rings.
+    formed = taken & pending.waits
+    settled, stored = _tree.cond(formed, form, lambda: (curvature, jnp.zeros((), bool)))
+    return settled, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
+
+
+def extrapolate(pending: Pending, mu: Scalar, updates: Tree, raw: Tree) -> tuple[Tree, Tree]:
+    """Returns (1+μ) g − μ g_prev of the updates and of the raw gradients, each of its own kind.
+
+    μ is 0 at the first step, behind which nothing is.
+    """
+
+    def onward(now: Tree, before: Tree) -> Tree:
+        return _tree.add(now, _tree.scale(mu, _tree.subtract(now, before)))
+
+    extrapolated = onward(raw, pending.previous)
+    if _closures.same_leaves(updates, raw):
+        return extrapolated, extrapolated
+    return onward(updates, pending.previous_updates), extrapolated

@@ -1,0 +1,31 @@
+"""What all the transcriptions do with vectors: finite or not, norms, and lists of the last few."""
+
+import numpy as np
+
+quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
+def is_finite(vector):
+    """Whether every coordinate is finite."""
+    return bool(np.all(np.isfinite(vector)))
+
+
+def norm(vector):
+    """The Euclidean norm, by way of the largest coordinate, so that no square overflows."""
+    largest = np.max(np.abs(vector))
+    if not 0.0 < largest < np.inf:
+        return float(largest)
+    return float(largest * np.linalg.norm(vector / largest))
+
+
+def normalized(vector):
+    """The finite vector with norm 1; 0 stays 0."""
+    if not np.any(vector):
+        return vector
+    scaled = vector / np.max(np.abs(vector))
+    return scaled / np.linalg.norm(scaled)
+
+
+def push(fifo, entry, size):
+    """A new FIFO with the entry at its end, the oldest one dropped where it is full."""
+    return [*fifo, entry][-size:]

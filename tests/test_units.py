@@ -1,0 +1,182 @@
+"""No constant of a method has units, but for those of the papers' own formulas.
+
+A loss times a power of two, or params times another, leave every rounding as it is: a run in other
+units is the same run to the last bits, if what has units is converted with them. What has is listed
+by name in `IN_UNITS`; the docstrings of these arguments say so.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from deterministic_runs import steps_to, trajectory
+
+import naqopt
+
+LOSSES = [2.0**-33, 2.0**33]  # 1e-10 and 1e10
+LENGTHS = [2.0**-20, 2.0**20]  # 1e-6 and 1e6
+START = np.array([-1.2, 1.0, -0.5, 1.3])
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+@functools.cache
+def in_units(loss, length):
+    """Rosenbrock's function in other units; one object for the same, as jit asks."""
+    return lambda x: loss * rosenbrock(x / length)
+
+
+ZOOM = optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")
+
+SEARCHING = {
+    "bfgs": (naqopt.bfgs, {}),
+    "bfgs_dense": (naqopt.bfgs, {"memory_size": None}),
+    "bfgs_zoom": (naqopt.bfgs, {"linesearch": ZOOM}),
+    "naq": (naqopt.naq, {"momentum": 0.5, "convergence_term": False}),
+    "naq_dense": (naqopt.naq, {"momentum": 0.5, "convergence_term": False, "memory_size": None}),
+    "moq": (naqopt.moq, {"momentum": 0.5}),
+}
+STEPPING = {
+    "lsr1": (naqopt.lsr1, {"initial_radius": 1.0}),
+    "lsr1_scaled": (naqopt.lsr1, {"initial_radius": 1.0, "initial_scale": 50.0}),
+    "sr1n": (naqopt.sr1n, {"initial_radius": 1.0}),
+    "sr1n_exact": (naqopt.sr1n, {"initial_radius": 1.0, "solver": "exact"}),
+    "sr1n_dense": (naqopt.sr1n, {"initial_radius": 1.0, "memory_size": None}),
+    "mosr1": (naqopt.mosr1, {"initial_radius": 1.0}),
+    "obfgs": (naqopt.obfgs, {"learning_rate": 0.02, "damping": 1.0}),
+    "onaq": (naqopt.onaq, {"learning_rate": 0.02, "damping": 1.0}),
+    "omoq": (naqopt.omoq, {"learning_rate": 0.02, "damping": 1.0}),
+    "svrg": (naqopt.svrg, {"learning_rate": 1e-4}),
+}
+# By argument: powers of the loss's unit and of the params' unit. What is not here and has units all
+# the same are constants of formulas: ω of ξ (`convergence_term`, mNAQ), mNAQ's Lip and δ, the
+# Fisher products of adaQN and aSNAQ, which take the place of a Hessian without having its units,
+# and H0 = I of L-SR1 by line search.
+IN_UNITS = {
+    "initial_radius": (0, 1),  # Δ_0
+    "initial_scale": (1, -2),  # γ
+    "damping": (1, -2),  # λ
+}
+RATES = {"svrg": (-1, 2)}  # a normalised direction has the params' units, a gradient has others
+
+
+def converted(name, options, loss, length):
+    """The options in other units."""
+    powers = IN_UNITS | {"learning_rate": RATES.get(name, (0, 1))}
+    return {
+        key: x * loss ** powers[key][0] * length ** powers[key][1] if key in powers else x
+        for key, x in options.items()
+    }
+
+
+def iterates(name, loss=1.0, length=1.0, steps=40):
+    factory, options = (SEARCHING | STEPPING)[name]
+    if name in STEPPING:
+        options = converted(name, options, loss, length)
+    found = trajectory(factory(**options), in_units(loss, length), START * length, steps)
+    return np.asarray(found[0]) / length
+
+
+@functools.cache
+def plain_iterates(name):
+    return iterates(name)
+
+
+@pytest.mark.parametrize("name", [*SEARCHING, *STEPPING])
+def test_a_run_does_not_see_the_unit_of_the_loss(x64, name):
+    for loss in LOSSES:
+        np.testing.assert_allclose(iterates(name, loss=loss), plain_iterates(name), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", STEPPING)
+def test_a_run_does_not_see_the_unit_of_the_params(x64, name):
+    for length in LENGTHS:
+        np.testing.assert_allclose(iterates(name, length=length), plain_iterates(name), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+@pytest.mark.parametrize("loss", [*LOSSES, 1.0])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_search_arrives_in_as_many_steps_in_every_unit(x64, name, loss, length):
+    """Its first step has no length to go by and seeks one, so that runs are not the same."""
+    factory, options = SEARCHING[name]
+    tx = factory(**options)
+    expected = steps_to(tx, in_units(1.0, 1.0), START, 1e-10, 400)
+    found = steps_to(tx, in_units(loss, length), START * length, 1e-10 * loss, 400)
+    assert abs(found - expected) <= 20
+
+
+@pytest.mark.parametrize("factory", [naqopt.bfgs, naqopt.naq, naqopt.moq, naqopt.lsr1, naqopt.sr1n])
+def test_variables_of_very_different_units(x64, factory):
+    def loss(x):
+        return 0.5 * (x[0] - 1) ** 2 + 0.5 * (x[1] / 1e6 - 1) ** 2
+
+    end = trajectory(factory(), loss, np.zeros(2), 400)[0][-1]
+    np.testing.assert_allclose(end, [1, 1e6], rtol=1e-4)
+
+
+HYPERBOLA = {
+    "bfgs": naqopt.bfgs(),
+    "bfgs_dense": naqopt.bfgs(memory_size=None),
+    "naq": naqopt.naq(),
+    "moq": naqopt.moq(),
+    "lsr1": naqopt.lsr1(),
+    "sr1n": naqopt.sr1n(),
+    "mosr1": naqopt.mosr1(),
+}
+
+
+def hyperbola(x):
+    return jnp.where(x > 0, x + 1 / x, jnp.inf)
+
+
+@pytest.mark.parametrize("name", HYPERBOLA)
+@pytest.mark.parametrize("start", [30.0, 1500.0, 1e5])
+def test_a_far_start_is_reached_back_from(x64, name, start):
+    """The first steps have to lengthen; and no iterate has an infinite loss."""
+    steps = trajectory(HYPERBOLA[name], hyperbola, start, 100)
+    np.testing.assert_allclose(steps[0][-1], 1, rtol=1e-3)
+    assert np.all(np.isfinite(steps[1]))
+
+
+@pytest.mark.parametrize("start", [30.0, 1500.0])
+@pytest.mark.parametrize("factory", [naqopt.naq, naqopt.mnaq])
+def test_a_look_ahead_point_of_infinite_loss_restarts_the_momentum(x64, factory, start):
+    """Its gradient is zero, so that nothing else would hold it."""
+    _, losses, ahead, state = trajectory(factory(), hyperbola, start, 400)
+    assert np.all(np.isfinite(losses))
+    assert losses[-1] < hyperbola(start)
+    infinite = np.sum(~np.isfinite(ahead))
+    assert naqopt.diagnostics(state)["momentum_restarts"] >= infinite
+
+
+@pytest.mark.parametrize("factory", [naqopt.bfgs, naqopt.onaq, naqopt.asnaq, naqopt.lsr1])
+def test_a_gradient_whose_square_overflows_is_finite(factory):
+    """Its step is taken: in float32 the square of 1e25 is infinite."""
+    tx = factory()
+    params = jnp.array([1.0, -1.0])
+    state = tx.init(params)
+    scale = 1e25
+
+    def loss(x):
+        return scale * jnp.sum(jnp.abs(x))
+
+    @jax.jit
+    def step(params, state):
+        value, grad = jax.value_and_grad(loss)(params)
+        return tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+
+    updates, state = step(params, state)
+    assert np.all(np.isfinite(updates))
+    assert np.all(updates != 0)
+    info = naqopt.diagnostics(state)
+    assert info["steps_skipped"] == info["steps_refused"] == 0
+    for bad in (jnp.inf, jnp.nan):
+        updates, state = tx.update(jnp.array([0.0, bad]), state, params, value=1.0, value_fn=loss)
+        assert np.all(updates == 0)
+    assert naqopt.diagnostics(state)["steps_skipped"] == 2
