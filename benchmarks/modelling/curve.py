@@ -84,14 +84,18 @@ def _table() -> dict[str, Method]:
         options = {"momentum": momentum, **DENSE}
         add(f"mnaq-{momentum:g}", f"mNAQ, μ = {momentum:g}", naqopt.mnaq, options=options)
     add("amnaq", "amNAQ", _amnaq, options=DENSE)
-    add("naq", "NAQ, μ = 0.9", naqopt.naq, options={"momentum": 0.9, **DENSE})
-    add("moq", "MoQ, μ = 0.9", naqopt.moq, options={"momentum": 0.9, **DENSE})
-    limited = {"memory_size": 10}
-    add("lnaq", "LNAQ, μ = 0.9, m = 10", naqopt.naq, options={"momentum": 0.9, **limited})
+    limited, term = {"memory_size": 10}, {"convergence_term": True}
+    for name, label, make in (("naq", "NAQ", naqopt.naq), ("moq", "MoQ", naqopt.moq)):
+        options = {"momentum": 0.9, **DENSE}
+        add(f"{name}-term", f"{label}, μ = 0.9, ξ", make, options=options | term)
+        add(name, f"{label}, μ = 0.9", make, options=options)
+    options = {"momentum": 0.9, **limited}
+    add("lnaq-term", "LNAQ, μ = 0.9, ξ, m = 10", naqopt.naq, options=options | term)
+    add("lnaq", "LNAQ, μ = 0.9, m = 10", naqopt.naq, options=options)
     add("optax-lbfgs", "optax.lbfgs, m = 10", optax.lbfgs, options=limited, ours=False)
     return methods | {
         f"{name}-float32": methods[name].in_float32()
-        for name in ("adam-customary", "mnaq-0.95", "naq")
+        for name in ("adam-customary", "mnaq-0.95", "naq-term")
     }
 
 
@@ -107,7 +111,10 @@ PANELS = {
         "bfgs",
         "mnaq-0.85",
     ),
-    "the family": ("bfgs", "mbfgs", "mnaq-0.8", "mnaq-0.9", "mnaq-0.95", "amnaq", "naq", "moq"),
+    "the family": (
+        *("bfgs", "mbfgs", "mnaq-0.8", "mnaq-0.9", "mnaq-0.95", "amnaq"),
+        *("naq-term", "naq", "moq-term", "moq"),
+    ),
 }
 STUDY = Study(
     name=NAME,

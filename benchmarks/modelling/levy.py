@@ -56,7 +56,11 @@ METHODS: Mapping[str, Method] = {
     "lsr1-search": Method("L-SR1, line search", _lsr1_by_search, LIMITED),
     "sr1n": Method("L-SR1-N", naqopt.sr1n, LIMITED),
     "mosr1": Method("L-MoSR1", naqopt.mosr1, LIMITED),
+    "sr1n-term": Method("L-SR1-N, ξ", naqopt.sr1n, {"convergence_term": True, **LIMITED}),
     "lnaq": Method("LNAQ, μ = 0.9", naqopt.naq, {"momentum": 0.9, **LIMITED}),
+    "lnaq-term": Method(
+        "LNAQ, μ = 0.9, ξ", naqopt.naq, {"momentum": 0.9, "convergence_term": True, **LIMITED}
+    ),
     "lnaq-schedule": Method("LNAQ, μ as L-SR1-N", _naq_by_schedule, LIMITED),
     "lmoq": Method("LMoQ, μ = 0.9", naqopt.moq, {"momentum": 0.9, **LIMITED}),
     "lbfgs": Method("LBFGS", naqopt.bfgs, LIMITED),

@@ -38,9 +38,9 @@ class Method:
 # `store_grad` saves the second evaluation of the gradient at the new params and changes no step.
 METHODS: Mapping[str, Method] = {
     "lsr1": Method("lsr1()", lambda _: naqopt.lsr1(store_grad=True), reuse=True),
-    "lsr1-radius-1": Method(
-        "lsr1(initial_radius=1)",
-        lambda _: naqopt.lsr1(initial_radius=1.0, store_grad=True),
+    "lsr1-radius-none": Method(
+        "lsr1(initial_radius=None)",
+        lambda _: naqopt.lsr1(initial_radius=None, store_grad=True),
         reuse=True,
     ),
     "lsr1-armijo": Method(

@@ -20,7 +20,7 @@ Content = Mapping[str, Any]
 # Colour, line and marker: the rank-one family in full lines, the others broken.
 _LOOKS = {
     "lsr1": ("#c8102e", "-", "o"),
-    "lsr1-radius-1": ("#e9963d", "-", "o"),
+    "lsr1-radius-none": ("#e9963d", "-", "o"),
     "lsr1-armijo": ("#e76fae", "-", "s"),
     "sr1n": ("#6a3d9a", "-", "^"),
     "sr1n-exact": ("#b9a3d6", "-", "v"),

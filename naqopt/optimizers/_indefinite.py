@@ -31,6 +31,8 @@ from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
 from naqopt.steps.trust_region import RadiusRule
 
+_LARGER = 16  # times γ, where a step without a pair was rejected and left none
+
 
 class Method(NamedTuple):
     """What a method is composed of.
@@ -247,7 +249,12 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             radius = jnp.where((radius > 0) | ~moving, radius, first)
         # While nothing is known of the curvature a step leads to the boundary: γ = ‖ĝ‖/Δ.
         radius_of_step = jnp.where(radius > 0, radius, 1)
-        curvature = method.curvature.begin(curvature, norm / radius_of_step, taken & moving)
+        gamma = norm / radius_of_step
+        if behind:
+            again = (state.since_rejection == 0) & (state.count > 0)
+            larger = jnp.maximum(_LARGER * curvature.gamma.astype(dtype), gamma)
+            gamma = jnp.where(again, larger, gamma)
+        curvature = method.curvature.begin(curvature, gamma, taken & moving)
         solution = _solve(method, curvature, g, radius_of_step)
         refused = taken & ~_tree.is_finite(solution.step)
         (moves,) = _tree.masks(moving & ~refused)
@@ -288,6 +295,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         rejected = taken & ~refused & ~accepted & ~coasts
         length = jnp.sqrt(_tree.squared_norm(step)).astype(dtype)
         next_radius = trust_region.next_radius(method.radius_rule, radius, ratio, length)
+        if behind:
+            # Where nothing is known a rejected step, which leaves no pair, blames γ and not Δ.
+            next_radius = jnp.where(rejected & (curvature.size == 0), radius, next_radius)
         radius = jnp.where(moving & ~refused, next_radius, radius)
         radius = jnp.where(
             begins, 0.0 if method.initial_radius is None else method.initial_radius, radius
@@ -302,6 +312,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             curvature, kept = method.curvature.update(curvature, s, y, forms)
             events = {"pairs_stored": kept, "pairs_refused": forms & ~kept}
         curvature = method.curvature.clear(curvature, refused)
+        if behind:
+            curvature = method.curvature.begin(curvature, jnp.zeros((), dtype), refused)
 
         # Accepted: w⁺ = ŵ + s, v⁺ = μv + s.
         goes_on = ~refused & (accepted | coasts)

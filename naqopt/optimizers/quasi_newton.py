@@ -299,6 +299,8 @@ def _step(
             loss_next, g_next = _gradient_at(method, loss, grad_fn, arrival, loss_next)
         refused = refused | ~_tree.is_finite(g_next)
         if state.losses is not None:
+            assert loss_next is not None
+            assert here is not None
             # A search has seen to it that the loss does not rise; an explicit step has not.
             refused = refused | ~(loss_next <= jnp.maximum(jnp.max(state.losses), here))
         ends, formed = (extrapolated, _tree.cast_as(point, g_next)), taken & ~refused & ~restarts
@@ -348,7 +350,7 @@ def _step(
         {
             **events,
             "steps_refused": refused,
-            "searches_failed": choice.failed & ~(restarts if ahead else jnp.zeros((), bool)),
+            "searches_failed": choice.failed & ~restarts if ahead else choice.failed,
             "momentum_restarts": restarts,
         },
         search_trials=choice.trials,

@@ -26,6 +26,7 @@ from .trust_region import (
 from .vectors import is_finite, norm, normalized, quiet
 
 METHODS = ("lsr1", "lsr1_search", "sr1n", "mosr1")
+LARGER = 16.0  # times γ, where a step of MoSR1 without a pair was rejected and left none
 
 
 @dataclass(frozen=True)
@@ -335,15 +336,22 @@ def momentum_step(state, loss, r, g, settings):
         if not np.isfinite(loss(w_hat)):
             return rejected(state)
         return replace(moved(state, w_hat, mu * state.v, 0.0), params=w_hat)
+    before = state.gamma
     state = begun(with_radius(state, r), g_hat, settings.initial_scale)
+    known = state.s_list or state.B is not None or settings.initial_scale is not None
+    if not known and state.since_rejection == 0 and state.k > 1:
+        state = replace(state, gamma=max(LARGER * before, state.gamma))
     B = hessian(state)
     s = solve(B, g_hat, state.radius, settings)
     if not is_finite(s) or vanishes(w_hat, s):
-        return refuse(begun_anew(state, s, settings))
+        state = refuse(begun_anew(state, s, settings))
+        return state if settings.initial_scale is not None else replace(state, gamma=0.0)
     ratio = reduction_ratio(loss(w_hat), loss(w_hat + s), -model(B, r_hat, s))
-    radius = next_radius(state.radius, ratio, norm(s), settings.rule)
-    state = replace(state, radius=radius)
-    if not ratio > settings.rule.accept:
+    known = state.s_list or state.B is not None
+    accepted = ratio > settings.rule.accept
+    if accepted or known:  # without a pair a rejection, which leaves none, blames γ and not Δ
+        state = replace(state, radius=next_radius(state.radius, ratio, norm(s), settings.rule))
+    if not accepted:
         return rejected(state)
     state = replace(state, waiting=(s, r_hat))
     return replace(moved(state, w_hat + s, mu * state.v + s, 0.0), params=w_hat + s)
