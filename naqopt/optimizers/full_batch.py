@@ -180,6 +180,20 @@ def naq(
     Nothing in the papers compares :math:`E(\hat w)` with :math:`E(w)`, so that momentum can carry a
     run away. Here, where the loss at :math:`\hat w` is above the last `restart_window` ones at
     :math:`w`, or not finite, the step only leads back to :math:`w`, and the momentum begins anew.
+    Measured with ξ / without: runs that end of 100 on 20 standard test functions, minima found of
+    20 on hard least-squares problems, error × 10³ on function modelling (dense, 15 runs) and on
+    Levy's function (m = 10, 3 runs):
+
+    ====  ========  =============  ==================  ===========
+    M     ended     least squares  function modelling  Levy
+    ====  ========  =============  ==================  ===========
+    None  92 / 80   9 / 8          2.25 / 58.6         14.2 / 11.6
+    1     95 / 100  10 / 16        1.35 / 10.2         14.5 / 11.9
+    5     95 / 100  12 / 15        3.72 / 12.7         14.2 / 11.2
+    20    95 / 100  11 / 15        2.60 / 11.3
+    ====  ========  =============  ==================  ===========
+
+    With None up to 18 of 100 runs end above their start, with a number none.
 
     **The params are the look-ahead point** :math:`\hat w`; `naqopt.eval_params(state, params)`
     gives :math:`w`.
@@ -231,8 +245,8 @@ def naq(
       Nesterov's accelerated gradient*, NOLTA 8(4), 289-301, 2017.
 
     Costs two gradients a step, the caller's included, and a loss a trial of the line search; 2 m +
-    1 copies of the params (21 by default). Made for networks: on standard test functions it takes 3
-    to 7 times the evaluations of `naqopt.bfgs`. Not for mini-batches: take `naqopt.onaq`. Under
+    1 copies of the params (21 by default). Made for networks: on standard test functions it takes
+    twice the evaluations of `naqopt.bfgs`. Not for mini-batches: take `naqopt.onaq`. Under
     `optax.inject_hyperparams` name `memory_size`, `restart_window`, `history_dtype` and a momentum
     schedule static.
     """
@@ -277,8 +291,10 @@ def moq(
       memory_size: as in `naqopt.bfgs`; None is MoQ, a number LMoQ.
       linesearch: as in `naqopt.bfgs`.
       convergence_term: as in `naqopt.naq` (default: the slides' formulas, which have none). Of 100
-        runs on standard test functions 98 ended without, 78 with it.
-      restart_window: as in `naqopt.naq`; here the step goes on from w with the gradient there.
+        runs on standard test functions 100 ended without, 95 with it; dense, on small networks it
+        is better with it, as in `naqopt.naq`.
+      restart_window: as in `naqopt.naq`; here the step goes on from w with the gradient there
+        (default: 100 runs ended with 5, 10 and 20, 99 with 1).
       history_dtype: as in `naqopt.bfgs`.
 
     Returns:
