@@ -96,7 +96,7 @@ def test_restart(method, memory_size, value):
 
 @pytest.mark.parametrize("memory_size", MEMORIES)
 @pytest.mark.parametrize("method", ["naq", "moq"])
-@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize("window", [1, 3])
 def test_with_a_window_no_loss_exceeds_the_last_ones(method, memory_size, window):
     """Momentum carries the plain methods uphill on Rosenbrock's function, by far."""
     settings = settings_of(method, memory_size, momentum=0.95)

@@ -128,10 +128,12 @@ def test_the_gamma_of_a_step_without_a_pair_stays(method, memory_size):
         new = one(new, lambda w: -0.5 * w @ w, np.negative, **options)
     assert (new.stored, new.refused) == (1, 0)
     assert new.gamma == pytest.approx(gamma, rel=1e-14)
-    for radius in (0.25, 0.125):  # γ is set anew each time
+    for factor, radius in ((1.0, 0.125), (2.0, 0.0625)):  # γ is set anew each time
+        if method == "mosr1":  # which enlarges γ in place of a smaller radius
+            factor, radius = 16.0 ** (factor - 1.0), 0.25
         state = one(state, lambda w: np.nan, np.negative, **options)
-        assert (state.stored, state.radius) == (0, radius / 2.0)
-        assert state.gamma == pytest.approx(gamma * 0.25 / radius, rel=1e-14)
+        assert (state.stored, state.radius) == (0, radius)
+        assert state.gamma == pytest.approx(gamma * factor, rel=1e-14)
 
 
 @pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])
@@ -183,13 +185,17 @@ def test_every_method_follows_its_radius_rule(method):
         assert (new.rejected_steps, new.alpha) == (0, 1.0)
     rule = RadiusRule(accept=np.inf, shrink_below=-np.inf, grow_above=-np.inf, grow=3.0)
     new = walk(method, 1, radius_rule=rule)[1]
+    radius = 1.0 if method == "mosr1" else 3.0  # without a pair MoSR1 blames γ
+    assert (new.radius, new.rejected_steps, new.alpha) == (radius, 1, 0.0)
+    state = replace(init(START, method), s_list=[np.eye(4)[0]], y_list=[2.0 * np.eye(4)[0]])
+    new = one(state, method=method, radius_rule=rule)
     assert (new.radius, new.rejected_steps, new.alpha) == (3.0, 1, 0.0)
 
 
 @pytest.mark.parametrize("memory_size", [3, None])
 @pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])
 @pytest.mark.parametrize("initial_scale", [None, 0.3])
-def test_a_refused_step_forgets_the_pairs_and_not_gamma(method, memory_size, initial_scale):
+def test_a_refused_step_forgets_the_pairs_and_in_mosr1_gamma(method, memory_size, initial_scale):
     options = {"method": method, "memory_size": memory_size, "initial_scale": initial_scale}
     state = replace(init(START, method, 1.0, initial_scale), gamma=7.0)
     if memory_size is None:
@@ -199,7 +205,7 @@ def test_a_refused_step_forgets_the_pairs_and_not_gamma(method, memory_size, ini
     new = one(state, **options)
     assert (new.refused_steps, new.k) == (1, 1)
     assert (new.s_list, new.y_list, new.B) == ([], [], None)
-    assert new.gamma == 7.0
+    assert new.gamma == (0.0 if method == "mosr1" and initial_scale is None else 7.0)
 
 
 @pytest.mark.parametrize("method", ["lsr1", "sr1n", "mosr1"])

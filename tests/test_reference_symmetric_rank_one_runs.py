@@ -308,7 +308,7 @@ def test_steps_that_are_not_finite_are_refused(name):
         e1, e2, *_ = np.eye(state.w.size)
         huge = replace(huge, s_list=[e1], y_list=[1e200 * e2])
     r = grad(state.params)
-    previous = {"g_prev": r, "updates_prev": r} if method == "mosr1" else {}
+    previous = {"g_prev": r, "updates_prev": r, "gamma": 0.0} if method == "mosr1" else {}
     new = take(huge)
     assert_states_equal(new, refused(state, **previous))
     after = take(new)
@@ -317,7 +317,7 @@ def test_steps_that_are_not_finite_are_refused(name):
         r = 0.9 * np.finfo(np.float64).max * np.ones_like(state.w)
         overflowing = replace(state, g_prev=-r, updates_prev=-r, waiting=None)
         new = take(overflowing, grad=lambda x: r)
-        assert_states_equal(new, refused(state, g_prev=r, updates_prev=r))
+        assert_states_equal(new, refused(state, g_prev=r, updates_prev=r, gamma=0.0))
 
 
 def test_line_searches_that_are_not_finite():

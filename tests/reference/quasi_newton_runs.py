@@ -63,7 +63,7 @@ RUNS = {
     "bfgs": _full("bfgs", 3, (5, 10, 0.1), memory_size=4, convergence_term=False),
     "bfgs_dense": _full("bfgs", 0, (1, 30, 1), memory_size=None, convergence_term=False),
     "bfgs_far": _full("bfgs", 8, (1, 3, 3), memory_size=4, convergence_term=False),
-    "bfgs_term": _full("bfgs", 33, (30, 10, 0.1), memory_size=4, convergence_term=True),
+    "bfgs_term": _full("bfgs", 8, (30, 10, 0.1), memory_size=4, convergence_term=True),
     "bfgs_term_dense": _full("bfgs", 13, (30, 10, 0.1), memory_size=None, convergence_term=True),
     "naq": _full("naq", 0, (10, 10, 0.1), memory_size=4, momentum=0.5, convergence_term=True),
     "naq_dense": _full(
@@ -89,7 +89,7 @@ RUNS = {
     ),
     "naq_half_dense": _full(
         "naq",
-        14,
+        0,
         (30, 30, 0.03),
         memory_size=None,
         momentum=0.5,
@@ -104,7 +104,7 @@ RUNS = {
     ),
     "moq": _full("moq", 36, (10, 10, 0.1), memory_size=4, momentum=0.5, convergence_term=True),
     "moq_dense": _full(
-        "moq", 39, (10, 30, 0.1), memory_size=None, momentum=0.8, convergence_term=True
+        "moq", 13, (10, 30, 0.1), memory_size=None, momentum=0.8, convergence_term=True
     ),
     "moq_no_term": _full("moq", 0, (3, 10, 1), memory_size=4, momentum=0.5, convergence_term=False),
     "moq_no_term_dense": _full(
@@ -134,7 +134,7 @@ RUNS = {
     ),
     "naq_restart_nesterov": _full(
         "naq",
-        36,
+        0,
         (10, 3, 0.03),
         memory_size=4,
         momentum=_NESTEROV,
@@ -209,7 +209,7 @@ RUNS = {
     ),
     "moq_refused_restart_dense": _full(
         "moq",
-        13,
+        4,
         (1, 30, 0.3),
         memory_size=None,
         momentum=0.9,
@@ -222,7 +222,7 @@ RUNS = {
     ),
     "naq_lowest_dense": _full(
         "naq",
-        19,
+        195,
         (3, 3, 1),
         memory_size=None,
         momentum=0.3,
@@ -231,7 +231,7 @@ RUNS = {
     ),
     "moq_lowest_dense": _full(
         "moq",
-        0,
+        27,
         (10, 10, 1),
         memory_size=None,
         momentum=0.3,
@@ -251,12 +251,12 @@ RUNS = {
         convergence_term=True,
     ),
     "moq_clipped": _full(
-        "moq", 3, (30, 10, 0.01), clip_norm=1.0, memory_size=4, momentum=0.5, convergence_term=True
+        "moq", 1, (30, 10, 0.01), clip_norm=1.0, memory_size=4, momentum=0.5, convergence_term=True
     ),
     "moq_clipped_dense": _full(
         "moq",
-        36,
-        (10, 3, 0.03),
+        0,
+        (10, 30, 0.1),
         clip_norm=1.0,
         memory_size=None,
         momentum=0.5,
