@@ -102,7 +102,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "lbfgs": Optimizer(
         "optax.lbfgs", optax.lbfgs, 0.1, options={"linesearch": None}, ours=False, printed_rate=0.1
     ),
-    "adaqn": Optimizer("adaQN", naqopt.adaqn, 0.0316, monitored=True),
+    "adaqn": Optimizer("adaQN", naqopt.adaqn, 0.0316),
+    "adaqn-monitored": Optimizer("adaQN, monitoring set", naqopt.adaqn, 0.0316, monitored=True),
     "asnaq": _asnaq("aSNAQ"),
     "asnaq-backoff": _asnaq("aSNAQ, back-off", backoff=0.9),
     "asnaq-rms": _asnaq("aSNAQ, RMS", accumulator_decay=0.9),

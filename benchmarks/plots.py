@@ -23,6 +23,7 @@ COLOURS = {
     "adam": "#3b6fb6",
     "adagrad": "#8a94a0",
     "adaqn": "#e39a2d",
+    "adaqn-monitored": "#f3cd94",
     "asnaq": "#c8102e",
     "asnaq-backoff": "#8c2d8f",
     "asnaq-rms": "#2a9d8f",

@@ -3,11 +3,11 @@
 An epoch is a `lax.scan` over batches with data, parameters, running statistics and state on the
 device. The order of the examples in epoch e is a permutation drawn from the run's seed and e alone,
 so every optimizer sees the same batches and a run can go on from any epoch. A variance-reduced
-method gets its snapshot, with the gradient over all training examples, before each epoch; adaQN
-judges its cycles on a fixed monitoring set, the first training examples, as many as in a batch (so
-its authors count its cost). Examples that do not fill the last batch are left out of that epoch.
-The learning rate is an argument of the compiled epoch, so that a grid of rates and several seeds
-compile once.
+method gets its snapshot, with the gradient over all training examples, before each epoch; adaQN may
+judge its cycles on a fixed monitoring set as in its paper, the first training examples, as many as
+in a batch (so its authors count its cost). Examples that do not fill the last batch are left out of
+that epoch. The learning rate is an argument of the compiled epoch, so that a grid of rates and
+several seeds compile once.
 """
 
 import dataclasses

@@ -97,7 +97,14 @@ def _scaled_batches(source: str, batch_size: int, epochs: int) -> Experiment:
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
-        Experiment("counting", counting.build, epochs=75, quick_epochs=30, seeds=5),
+        Experiment(
+            "counting",
+            counting.build,
+            epochs=75,
+            quick_epochs=30,
+            seeds=5,
+            optimizers=("adam", "adagrad", "adaqn", "adaqn-monitored", "asnaq"),
+        ),
         Experiment("mnist-rows", mnist.build_rows, epochs=35, quick_epochs=12, seeds=3),
         Experiment("mnist-pixels", mnist.build_pixels, epochs=35, quick_epochs=25, seeds=1),
         Experiment("char-rnn", characters.build_rnn, epochs=10, quick_epochs=15, seeds=3),
