@@ -4,6 +4,8 @@ import contextlib
 
 import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
@@ -195,3 +197,56 @@ def test_a_checkpoint_keeps_every_bit_and_training_goes_on_as_if_uninterrupted(r
     for k in range(half, STEPS):
         params, state = step(tx, params, state, batch(k))
     chex.assert_trees_all_equal((params, state), points[-1])
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        naqopt.bfgs,
+        pytest.param(naqopt.naq, marks=pytest.mark.slow),
+        pytest.param(naqopt.moq, marks=pytest.mark.slow),
+    ],
+)
+def test_averaged_gradients_reach_a_search_that_differentiates(factory):
+    """In `shard_map`, where a gradient behind the back of `grad_fn` differs on every device."""
+    mesh = jax.make_mesh((4,), ("x",), (AxisType.Auto,), devices=jax.devices("cpu")[:4])
+    zoom = optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")
+    tx = factory(linesearch=zoom)
+    draw = np.random.default_rng(0)
+    matrix = draw.normal(size=(64, 6)).astype(np.float32)
+    targets = matrix @ draw.normal(size=6).astype(np.float32)
+
+    def local_step(params, state, matrix, targets):
+        def loss(p):
+            return jnp.mean((matrix @ p - targets) ** 2)
+
+        def value_fn(p):
+            return jax.lax.pmean(loss(p), "x")
+
+        def grad_fn(p):
+            return jax.lax.pmean(jax.grad(loss)(p), "x")
+
+        grads = grad_fn(params)
+        updates, state = tx.update(
+            grads,
+            state,
+            params,
+            value=value_fn(params),
+            grad=grads,
+            value_fn=value_fn,
+            grad_fn=grad_fn,
+        )
+        return optax.apply_updates(params, updates), state
+
+    specs = (PartitionSpec(), PartitionSpec(), PartitionSpec("x"), PartitionSpec("x"))
+    step = jax.jit(
+        jax.shard_map(
+            local_step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
+        )
+    )
+    params = jnp.zeros(6)
+    state = tx.init(params)
+    for _ in range(15):
+        params, state = jax.block_until_ready(step(params, state, matrix, targets))
+    iterate = naqopt.eval_params(state, params)
+    assert np.mean((matrix @ iterate - targets) ** 2) < 1e-6
