@@ -193,15 +193,28 @@ RANK_ONE = {"lsr1": naqopt.lsr1(memory_size=10), "sr1n": naqopt.sr1n()}  # m as 
 each_rank_one = pytest.mark.parametrize("name", RANK_ONE)
 
 
+QUICK_LEAST_SQUARES = ("powell-badly-scaled", "osborne-1")
+
+
 @each_rank_one
-def test_hard_least_squares(x64, name):
+@pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param(
+            problem,
+            id=problem.name,
+            marks=[] if problem.name in QUICK_LEAST_SQUARES else pytest.mark.slow,
+        )
+        for problem in LEAST_SQUARES
+    ],
+)
+def test_hard_least_squares(x64, name, problem):
     """To 1e-6 of the minimum, or of where BFGS ends."""
-    for problem in LEAST_SQUARES:
-        start = np.array(problem.start)
-        losses = trajectory(RANK_ONE[name], problem.function, start, 3000)[1]
-        bfgs = trajectory(SEARCHING["bfgs"], problem.function, start, 3000)[1]
-        enough = max(problem.minimum, float(bfgs[-1]))
-        assert losses[-1] <= enough + 1e-6 * max(1, enough), problem.name
+    start = np.array(problem.start)
+    losses = trajectory(RANK_ONE[name], problem.function, start, 3000)[1]
+    bfgs = trajectory(SEARCHING["bfgs"], problem.function, start, 3000)[1]
+    enough = max(problem.minimum, float(bfgs[-1]))
+    assert losses[-1] <= enough + 1e-6 * max(1, enough)
 
 
 @each_rank_one
