@@ -26,7 +26,13 @@ COLOURS = {
     "optimistix": "#2a9d8f",
     "scipy": "#202428",
 }
-_DASHES = {"zoom": "--", "rising": ":", "backtracking": ":", "plain": "-."}
+_DASHES = {
+    "zoom": "--",
+    "rising": ":",
+    "backtracking": ":",
+    "term": "-.",
+    "unchecked": (0, (1, 4)),
+}
 _LARGEST_RATIO = 64
 _TRAVELLERS = ("moq", "mnaq", "amnaq", "naq", "bfgs", "optax")
 
