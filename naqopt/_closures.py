@@ -106,6 +106,18 @@ def gradient(
     return result
 
 
+def value_and_gradient(
+    optimizer: str,
+    value_fn: Callable[[Tree], jax.Array],
+    grad_fn: Callable[[Tree], Tree] | None,
+    params: Tree,
+) -> tuple[jax.Array, Tree]:
+    """Returns the loss and its gradient at params, by `grad_fn` where the caller gives one."""
+    if grad_fn is None:
+        return jax.value_and_grad(value_fn)(params)
+    return value_fn(params), gradient(optimizer, value_fn, grad_fn, params)
+
+
 def with_gradient(
     optimizer: str,
     value_fn: Callable[[Tree], jax.Array],

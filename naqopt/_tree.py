@@ -221,11 +221,9 @@ def _shrunk(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: x * jnp.asarray(_SHRINKS[x.dtype.name], x.dtype), widen(tree))
 
 
-def is_finite(*trees: Tree) -> Scalar:
-    """Returns whether every coordinate is finite; one pass for all of the trees."""
-    shrunk = [_shrunk(tree) for tree in trees]
-    finite = [jnp.isfinite(x) for x in dots(*((tree, tree) for tree in shrunk))]
-    return functools.reduce(jnp.logical_and, finite)
+def is_finite(tree: Tree) -> Scalar:
+    """Returns whether every coordinate is finite."""
+    return jnp.isfinite(squared_norm(_shrunk(tree)))
 
 
 def is_zero(tree: Tree) -> Scalar:

@@ -114,11 +114,6 @@ def test_the_lowest_trial_is_taken_where_none_suffices():
 # Momentum
 
 
-def jumping_quadratic(minima):
-    """A quadratic whose minimum jumps every 50 steps; the step counts in the first variable."""
-    return lambda step: minima[step // 50]
-
-
 def lennard_jones(x):
     points = x.reshape(-1, 3)
     i, j = np.triu_indices(len(points), 1)

@@ -4,8 +4,8 @@
 method momentum gradients gradient ĝ of the model               y of the pair
 ====== ======== ========= ==================================== ==================
 L-SR1  none     2         ∇E(w)                                ∇E(w + s) − ĝ
-SR1-N  μ        2         ∇E(w + μv)                           ∇E(ŵ + s) − ĝ + ξs
-MoSR1  μ        1         (1+μ)∇E(w) − μ∇E(w_prev)             ∇E(w⁺) − ĝ + ξs
+SR1-N  μ        2         ∇E(w + μv)                           ∇E(ŵ + s) − ĝ (+ ξs)
+MoSR1  μ        1         (1+μ)∇E(w) − μ∇E(w_prev)             ∇E(w⁺) − ĝ (+ ξs)
 ====== ======== ========= ==================================== ==================
 
 A step s minimises the model ĝᵀs + ½ sᵀB s over ‖s‖ ≤ Δ, from ŵ = w + μv. If the loss falls, by any
@@ -384,6 +384,4 @@ def _evaluate(
     """Returns the loss at the trial point, and the gradient where the method takes two a step."""
     if not method.two_gradients:
         return loss(arrival), None
-    if grad_fn is None:
-        return jax.value_and_grad(loss)(arrival)
-    return loss(arrival), _closures.gradient(name, loss, grad_fn, arrival)
+    return _closures.value_and_gradient(name, loss, grad_fn, arrival)

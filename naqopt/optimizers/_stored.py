@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from naqopt import _tree
+from naqopt import _closures, _tree
 from naqopt._tree import Mask, Tree
 from naqopt.steps.line_search import Choice
 
@@ -28,13 +28,13 @@ def init_stored(params: Tree) -> Stored:
     return Stored(jnp.full((), jnp.inf, dtype), jax.tree.map(jnp.zeros_like, params))
 
 
-def value_and_grad(choice: Choice, loss: Any, grad_fn: Any, arrival: Tree) -> Stored:
+def value_and_grad(
+    optimizer: str, choice: Choice, loss: Any, grad_fn: Any, arrival: Tree
+) -> Stored:
     """Value and gradient at the new params: the line search's where it has them."""
     if choice.gradient is not None and choice.loss is not None:
         return Stored(choice.loss, choice.gradient)
-    if grad_fn is not None:
-        return Stored(loss(arrival), grad_fn(arrival))
-    return Stored(*jax.value_and_grad(loss)(arrival))
+    return Stored(*_closures.value_and_gradient(optimizer, loss, grad_fn, arrival))
 
 
 def update_stored(old: Stored, fates: tuple[Mask, ...], here: Stored, there: Stored) -> Stored:

@@ -207,8 +207,8 @@ def naq(
         `optax.scale_by_zoom_linesearch`, spares the second gradient of the step.
       convergence_term: whether y has the term ξ s (default: the slides, which have none). It has
         units: it caps a step at about ½ in those of the params, and far from the minimum a run
-        hardly moves. Small networks with a dense matrix want it, see below.
-      restart_window: M ≥ 1 losses (default: by measuring, below); None for the papers' method.
+        hardly moves. Small networks with a dense matrix want it, see above.
+      restart_window: M ≥ 1 losses (default: by measuring, above); None for the papers' method.
         Without a line search it is off.
       history_dtype: as in `naqopt.bfgs`.
 

@@ -6,8 +6,8 @@ A method is **curvature × where the gradient is taken × step length × momentu
 method momentum gradients gradient ĝ of the direction          step length  y of the pair
 ====== ======== ========= ==================================== ============ =====================
 BFGS   none     1         ∇E(w)                                line search  ∇E(w⁺) − ĝ
-NAQ    μ        2         ∇E(w + μv)                           line search  ∇E(w⁺) − ĝ + ξs
-MoQ    μ        1         (1+μ)∇E(w) − μ∇E(w_prev)             line search  ∇E(w⁺) − ĝ + ξs
+NAQ    μ        2         ∇E(w + μv)                           line search  ∇E(w⁺) − ĝ (+ ξs)
+MoQ    μ        1         (1+μ)∇E(w) − μ∇E(w_prev)             line search  ∇E(w⁺) − ĝ (+ ξs)
 mNAQ   μ        2         ∇E(w + μv)                           explicit     ∇E(w⁺) − ĝ + ξs
 oBFGS  none     2         ∇E(w; X)                             schedule     ∇E(w⁺; X) − ĝ + λs
 oNAQ   μ        2         ∇E(w + μv; X)                        schedule     ∇E(w⁺; X) − ĝ + λs
@@ -335,7 +335,7 @@ def _step(
         )
     stored = state.stored
     if stored is not None:
-        there = value_and_grad(choice, loss, grad_fn, arrival)
+        there = value_and_grad(name, choice, loss, grad_fn, arrival)
         stored = update_stored(stored, (goes, stops, skips), Stored(loss_at_point(), raw), there)
     losses = state.losses
     if losses is not None:
@@ -392,6 +392,4 @@ def _gradient_at(
     """Returns the loss at the new iterate where it is asked for, and the gradient there."""
     if method.restart_window is None or known is not None:
         return known, _closures.gradient(method.optimizer, loss, grad_fn, arrival)
-    if grad_fn is None:
-        return jax.value_and_grad(loss)(arrival)
-    return loss(arrival), _closures.gradient(method.optimizer, loss, grad_fn, arrival)
+    return _closures.value_and_gradient(method.optimizer, loss, grad_fn, arrival)
