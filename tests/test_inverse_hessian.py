@@ -106,7 +106,8 @@ def test_the_matrix_after_any_pairs(seed, count, scale_s, scale_y, convexity):
     with enable_x64():
         S, Y = random_pairs(seed, scale_s, scale_y, convexity)
         stored, matrices, states = fed()(S, Y, count)
-        curved = np.sum(S * Y, axis=1) > MIN_CURVATURE * np.sum(S * S, axis=1)
+        norms = np.linalg.norm(S, axis=1) * np.linalg.norm(Y, axis=1)
+        curved = np.sum(S * Y, axis=1) > MIN_CURVATURE * norms
         curved &= np.arange(PAIRS) < count
         for column in np.asarray(stored).T:
             np.testing.assert_array_equal(column, curved)
