@@ -6,11 +6,12 @@ import click
 
 from benchmarks import choices, functions, saddles, suite
 from benchmarks.experiments import EXPERIMENTS
+from benchmarks.functions import restarts
 from benchmarks.modelling import curve, levy
 from benchmarks.optimizers import OPTIMIZERS
 
 # Experiments with a loop of their own and settings that are all decided: `NAME` and `run`.
-FIXED = {module.NAME: module for module in (functions, curve, levy, choices, saddles)}
+FIXED = {module.NAME: module for module in (functions, restarts, curve, levy, choices, saddles)}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

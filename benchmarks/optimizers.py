@@ -103,8 +103,10 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         "optax.lbfgs", optax.lbfgs, 0.1, options={"linesearch": None}, ours=False, printed_rate=0.1
     ),
     "adaqn": Optimizer("adaQN", naqopt.adaqn, 0.0316),
+    "adaqn-eps": Optimizer("adaQN, ε 1e-8", naqopt.adaqn, 0.0316, options={"eps": 1e-8}),
     "adaqn-monitored": Optimizer("adaQN, monitoring set", naqopt.adaqn, 0.0316, monitored=True),
     "asnaq": _asnaq("aSNAQ"),
+    "asnaq-eps": _asnaq("aSNAQ, ε 1e-8", eps=1e-8),
     "asnaq-backoff": _asnaq("aSNAQ, back-off", backoff=0.9),
     "asnaq-rms": _asnaq("aSNAQ, RMS", accumulator_decay=0.9),
     "asnaq-rms-backoff": _asnaq("aSNAQ, RMS, back-off", accumulator_decay=0.9, backoff=0.9),

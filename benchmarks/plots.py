@@ -23,8 +23,10 @@ COLOURS = {
     "adam": "#3b6fb6",
     "adagrad": "#8a94a0",
     "adaqn": "#e39a2d",
-    "adaqn-monitored": "#f3cd94",
+    "adaqn-eps": "#e39a2d",
+    "adaqn-monitored": "#7a5c3e",
     "asnaq": "#c8102e",
+    "asnaq-eps": "#c8102e",
     "asnaq-backoff": "#8c2d8f",
     "asnaq-rms": "#2a9d8f",
     "asnaq-rms-backoff": "#7a5c3e",
@@ -50,7 +52,12 @@ COLOURS = {
     "lsr1": "#c8102e",
     "sr1n": "#e39a2d",
 }
-_STYLES = {"asnaq-backoff": "--", "asnaq-rms-backoff": "--", "asnaq-single-backoff": "--"} | {
+_STYLES = {
+    "adaqn-eps": ":",
+    "asnaq-eps": ":",
+    "asnaq-backoff": "--",
+    "asnaq-rms-backoff": "--",
+    "asnaq-single-backoff": "--",
     "asnaq-single-backoff-rms": "-.",
     "lbfgs": "-.",
     "obfgs": "--",

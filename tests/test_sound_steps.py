@@ -10,6 +10,7 @@ import pytest
 from deterministic_runs import steps_to, trajectory
 
 import naqopt
+from benchmarks.functions.clusters import CLUSTER
 from benchmarks.functions.least_squares import LEAST_SQUARES
 from benchmarks.functions.problems import PROBLEMS
 
@@ -114,32 +115,11 @@ def test_the_lowest_trial_is_taken_where_none_suffices():
 # Momentum
 
 
-def lennard_jones(x):
-    points = x.reshape(-1, 3)
-    i, j = np.triu_indices(len(points), 1)
-    inverse = 1 / jnp.sum((points[i] - points[j]) ** 2, 1) ** 3
-    return 4 * jnp.sum(inverse**2 - inverse)
-
-
-def icosahedron():
-    """Thirteen atoms near their lowest arrangement, of energy −44.3268."""
-    golden = (1 + 5**0.5) / 2
-    corners = [
-        corner
-        for a in (-1, 1)
-        for b in (-golden, golden)
-        for corner in ((0, a, b), (a, b, 0), (b, 0, a))
-    ]
-    return np.array([(0, 0, 0), *corners]) * 1.08 / np.hypot(1, golden)
-
-
 @pytest.mark.parametrize("name", MOMENTUM)
 def test_a_cluster_of_atoms_does_not_evaporate(x64, name):
-    generator = np.random.default_rng(0)
-    for _ in range(4):
-        start = icosahedron().ravel() + generator.uniform(-0.05, 0.05, 39)
-        _, losses, _, _ = trajectory(MOMENTUM[name], lennard_jones, start, 400)
-        assert losses[-1] <= lennard_jones(start)
+    for start in CLUSTER.starts(4):
+        _, losses, _, _ = trajectory(MOMENTUM[name], CLUSTER.function, start, 400)
+        assert losses[-1] <= CLUSTER.function(start)
         assert losses[-1] < -44.2
 
 

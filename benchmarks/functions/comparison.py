@@ -1,6 +1,7 @@
 """Runs every solver on every problem from every start, then the tables and the pictures."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import math
 import time
@@ -14,13 +15,32 @@ import jax
 from benchmarks import records, runs
 from benchmarks.functions import NAME, plots, report
 from benchmarks.functions.problems import PROBLEMS, Problem
-from benchmarks.functions.solvers import LIMIT, SOLVERS, TOLERANCE, Program, Result
+from benchmarks.functions.solvers import LIMIT, SOLVERS, TOLERANCE, Program, Result, Solver
 
 STARTS, QUICK_STARTS = 5, 2
 QUICK_PROBLEMS = ("rosenbrock-2", "beale", "levy-2", "booth")
 # A run that ends higher than this above the lowest value, relative to it where it is above 1, has
 # found another stationary point.
 EXCESS = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What is run on what.
+
+    Attributes:
+      name: the experiment's, and that of its file.
+      problems: what is minimised.
+      solvers: by what, by name.
+      starts: from how many starts each.
+      quick: whether it is a small form.
+    """
+
+    name: str
+    problems: Sequence[Problem]
+    solvers: Mapping[str, Solver]
+    starts: int
+    quick: bool
 
 
 def run(folder: Path, quick: bool = False) -> Path:
@@ -40,8 +60,7 @@ def run(folder: Path, quick: bool = False) -> Path:
     title += " (QUICK form, fewer problems and starts)" if quick else ""
     click.echo(f"{title}\nresults in {folder}")
     with float64():
-        content = _content(folder / f"{NAME}.json", title, problems, starts, quick)
-        _complete(folder / f"{NAME}.json", content, problems, starts)
+        content = complete(folder, title, Comparison(NAME, problems, SOLVERS, starts, quick))
         text = report.text(content)
         click.echo(f"\n{text}")
         (folder / "results.md").write_text(text, encoding="utf-8")
@@ -76,17 +95,23 @@ def status(problem: Problem, result: Result) -> str:
     return report.SOLVED if result.loss <= problem.minimum + excess else report.ELSEWHERE
 
 
-def _content(
-    path: Path, title: str, problems: Sequence[Problem], starts: int, quick: bool
-) -> dict[str, Any]:
+def complete(folder: Path, title: str, comparison: Comparison) -> dict[str, Any]:
+    """Runs what is missing of a comparison, keeps its file up to date, and returns the content."""
+    path = folder / f"{comparison.name}.json"
+    content = _content(path, title, comparison)
+    _complete(path, content, comparison)
+    return content
+
+
+def _content(path: Path, title: str, comparison: Comparison) -> dict[str, Any]:
     """Reads the results that there are, or makes new ones."""
     settings = {
-        "name": NAME,
-        "quick": quick,
-        "starts": starts,
+        "name": comparison.name,
+        "quick": comparison.quick,
+        "starts": comparison.starts,
         "tolerance": TOLERANCE,
         "limit": LIMIT,
-        "problems": {problem.name: problem.dimension for problem in problems},
+        "problems": {problem.name: problem.dimension for problem in comparison.problems},
     }
     known = records.read(path)
     if known is not None and known["settings"] == settings:
@@ -105,25 +130,24 @@ def _content(
     }
 
 
-def _complete(
-    path: Path, content: dict[str, Any], problems: Sequence[Problem], starts: int
-) -> None:
+def _complete(path: Path, content: dict[str, Any], comparison: Comparison) -> None:
     """Runs what is missing, and keeps the file up to date."""
+    problems, solvers = comparison.problems, comparison.solvers
     known, content["solvers"] = content["solvers"], {}
-    for name, solver in SOLVERS.items():
+    for name, solver in solvers.items():
         entry = {"label": solver.label, "options": dict(solver.options), "problems": {}}
         old = known.get(name, entry)
         if old["options"] == entry["options"]:
             entry["problems"] = old["problems"]
         content["solvers"][name] = entry
-    total = len(SOLVERS) * len(problems)
+    total = len(solvers) * len(problems)
     done = sum(len(entry["problems"]) for entry in content["solvers"].values())
     if done:
         click.echo(f"{path}: {done} of {total} are there already, reused")
     # Problems of one dimension share a compiled program.
     dimensions = sorted({problem.dimension for problem in problems})
-    with runs.progress_bar(NAME, total, done, unit="problem") as bar:
-        for name, solver in SOLVERS.items():
+    with runs.progress_bar(comparison.name, total, done, unit="problem") as bar:
+        for name, solver in solvers.items():
             results = content["solvers"][name]["problems"]
             for dimension in dimensions:
                 group = [problem for problem in problems if problem.dimension == dimension]
@@ -133,7 +157,7 @@ def _complete(
                 program = solver.program([problem.function for problem in group])
                 for index, problem in enumerate(group):
                     if problem.name not in results:
-                        results[problem.name] = _solve(program, index, problem, starts)
+                        results[problem.name] = _solve(program, index, problem, comparison.starts)
                         bar.set_description(f"{solver.label}, {problem.name}")
                         bar.update()
                         records.write(path, content)

@@ -1,7 +1,9 @@
 """The performance profile, and trajectories on Beale's function."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
@@ -160,3 +162,30 @@ def _travellers(problem: Problem) -> dict[tuple[str, str, str], OptaxProgram]:
         key = SOLVERS[name].label, COLOURS[name], "--" if name == "optax" else "-"
         programs[key] = SOLVERS[name].program(functions)
     return programs
+
+
+def restarts(title: str, rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Draws how many runs end, and how many above their start, by method and window."""
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    windows = list(dict.fromkeys(row["window"] for row in rows))
+    panels = {
+        "ended": "test functions: runs that end at a stationary point",
+        "above": "all problems: runs that end above their start",
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    width = 0.8 / len(windows)
+    for axis, (key, panel) in zip(axes, panels.items(), strict=True):
+        for i, window in enumerate(windows):
+            values = [row[key] for row in rows if row["window"] == window]
+            places = np.arange(len(labels)) + (i - (len(windows) - 1) / 2) * width
+            bars = axis.bar(places, values, width, label=f"M = {window}")
+            axis.bar_label(bars, fontsize="x-small")
+        axis.set_xticks(range(len(labels)), labels)
+        axis.set_xlabel("method")
+        axis.set_ylabel("runs")
+        axis.set_title(panel, fontsize="medium")
+    axes[1].legend(title="losses looked back at")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

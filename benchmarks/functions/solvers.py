@@ -282,7 +282,7 @@ def _transformation(
     return OptaxProgram(factory(**named), functions, reuse)
 
 
-def _ours(label: str, factory: Callable[..., Any], **options: Any) -> Solver:
+def ours(label: str, factory: Callable[..., Any], **options: Any) -> Solver:
     """Returns a row of this library, of a dense matrix if so asked."""
     dense = options.get("memory_size", 10) is None
     prepare = functools.partial(_transformation, factory)
@@ -299,25 +299,25 @@ def _dense(solver: Solver) -> Solver:
 
 
 SOLVERS: Mapping[str, Solver] = {
-    "bfgs": _ours("BFGS", naqopt.bfgs),
-    "bfgs-zoom": _ours("BFGS, zoom", naqopt.bfgs, linesearch="zoom", store_grad=True, reuse=True),
-    "naq": _ours("NAQ", naqopt.naq),
-    "naq-zoom": _ours("NAQ, zoom", naqopt.naq, linesearch="zoom"),
-    "naq-rising": _ours("NAQ, rising μ", naqopt.naq, momentum="nesterov_momentum"),
-    "naq-term": _ours("NAQ, ξ", naqopt.naq, convergence_term=True),
-    "naq-unchecked": _ours("NAQ, no restarts", naqopt.naq, restart_window=None),
-    "moq": _ours("MoQ", naqopt.moq),
-    "moq-term": _ours("MoQ, ξ", naqopt.moq, convergence_term=True),
-    "mnaq": _ours("mNAQ", naqopt.mnaq),
-    "amnaq": _ours("amNAQ", naqopt.mnaq, momentum="nesterov_momentum"),
-    "bfgs-dense": _ours("BFGS", naqopt.bfgs, memory_size=None),
-    "naq-dense": _ours("NAQ", naqopt.naq, memory_size=None),
-    "naq-rising-dense": _ours(
+    "bfgs": ours("BFGS", naqopt.bfgs),
+    "bfgs-zoom": ours("BFGS, zoom", naqopt.bfgs, linesearch="zoom", store_grad=True, reuse=True),
+    "naq": ours("NAQ", naqopt.naq),
+    "naq-zoom": ours("NAQ, zoom", naqopt.naq, linesearch="zoom"),
+    "naq-rising": ours("NAQ, rising μ", naqopt.naq, momentum="nesterov_momentum"),
+    "naq-term": ours("NAQ, ξ", naqopt.naq, convergence_term=True),
+    "naq-unchecked": ours("NAQ, no restarts", naqopt.naq, restart_window=None),
+    "moq": ours("MoQ", naqopt.moq),
+    "moq-term": ours("MoQ, ξ", naqopt.moq, convergence_term=True),
+    "mnaq": ours("mNAQ", naqopt.mnaq),
+    "amnaq": ours("amNAQ", naqopt.mnaq, momentum="nesterov_momentum"),
+    "bfgs-dense": ours("BFGS", naqopt.bfgs, memory_size=None),
+    "naq-dense": ours("NAQ", naqopt.naq, memory_size=None),
+    "naq-rising-dense": ours(
         "NAQ, rising μ", naqopt.naq, momentum="nesterov_momentum", memory_size=None
     ),
-    "moq-dense": _ours("MoQ", naqopt.moq, memory_size=None),
-    "mnaq-dense": _ours("mNAQ", naqopt.mnaq, memory_size=None),
-    "amnaq-dense": _ours("amNAQ", naqopt.mnaq, momentum="nesterov_momentum", memory_size=None),
+    "moq-dense": ours("MoQ", naqopt.moq, memory_size=None),
+    "mnaq-dense": ours("mNAQ", naqopt.mnaq, memory_size=None),
+    "amnaq-dense": ours("amNAQ", naqopt.mnaq, momentum="nesterov_momentum", memory_size=None),
     "optax": _peer("Optax L-BFGS, zoom", _transformation, optax.lbfgs, reuse=True),
     "optax-backtracking": _peer(
         "Optax L-BFGS, backtracking",
