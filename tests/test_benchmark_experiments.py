@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import data, regression_data, runs
-from benchmarks.experiments import EXPERIMENTS
-from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.runs import Run
-from benchmarks.training import Trainer
+from benchmarks.data import Dataset, labelled_images, measurements, sequences
+from benchmarks.studies import EXPERIMENTS
+from benchmarks.training import runs
+from benchmarks.training.mini_batches import Trainer
+from benchmarks.training.optimizers import OPTIMIZERS
+from benchmarks.training.runs import Run
 
 
 def small_data(monkeypatch):
@@ -21,19 +22,19 @@ def small_data(monkeypatch):
     images = draw.integers(0, 256, (8, 28, 28), dtype=np.uint8)
     labels = draw.integers(0, 10, 8, dtype=np.int32)
     monkeypatch.setattr(
-        data, "load_mnist", lambda: data.Dataset(images, labels, images[:4], labels[:4])
+        labelled_images, "load_mnist", lambda: Dataset(images, labels, images[:4], labels[:4])
     )
     colours = draw.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     monkeypatch.setattr(
-        data, "load_cifar10", lambda: data.Dataset(colours, labels, colours[:4], labels[:4])
+        labelled_images, "load_cifar10", lambda: Dataset(colours, labels, colours[:4], labels[:4])
     )
     for name, columns in {"load_wine": 11, "load_casp": 9}.items():
         table = draw.normal(size=(12, columns + 1)).astype(np.float32)
-        rows = data.Dataset(table[:8, :-1], table[:8, -1:], table[8:, :-1], table[8:, -1:])
-        monkeypatch.setattr(regression_data, name, lambda rows=rows: rows)
+        rows = Dataset(table[:8, :-1], table[:8, -1:], table[8:, :-1], table[8:, -1:])
+        monkeypatch.setattr(measurements, name, lambda rows=rows: rows)
     codes = draw.integers(0, 7, 500_001 + 50_001, dtype=np.int32)
-    text = data.Text(codes[:500_001], codes[500_001:], "abcdefg")
-    monkeypatch.setattr(data, "load_shakespeare", lambda: text)
+    text = sequences.Text(codes[:500_001], codes[500_001:], "abcdefg")
+    monkeypatch.setattr(sequences, "load_shakespeare", lambda: text)
 
 
 # Other sizes of the batches, optimizers that others have, or networks that are mostly compiling.

@@ -14,10 +14,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.cli import main
-from benchmarks.functions import comparison, plots, problems, report, solvers
-from benchmarks.functions.evaluations import Counter
+from benchmarks.functions import problems
 from benchmarks.functions.problems import PROBLEMS
-from benchmarks.functions.solvers import LIMIT, SOLVERS, OptaxProgram, Result
+from benchmarks.reports import comparison as report
+from benchmarks.reports import comparison_plots as plots
+from benchmarks.studies import functions
+from benchmarks.training import comparison, solvers
+from benchmarks.training.evaluations import Counter
+from benchmarks.training.solvers import LIMIT, SOLVERS, OptaxProgram, Result
 
 BY_NAME = {problem.name: problem for problem in PROBLEMS}
 EACH_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS, ids=BY_NAME)
@@ -253,7 +257,7 @@ def small(monkeypatch):
     """Fewer solvers and problems."""
     for name in set(SOLVERS) - {"bfgs", "scipy", "scipy-dense"}:
         monkeypatch.delitem(SOLVERS, name)
-    monkeypatch.setattr(comparison, "QUICK_PROBLEMS", ("booth", "beale"))
+    monkeypatch.setattr(functions, "QUICK_PROBLEMS", ("booth", "beale"))
     monkeypatch.setattr(plots, "_TRAVELLERS", ("bfgs",))
 
 
@@ -309,7 +313,7 @@ def test_quick_run_writes_its_files_and_resumes(small, tmp_path, monkeypatch):
     assert content["solvers"]["scipy-dense"]["options"] == {}
     assert content["solvers"]["scipy"]["problems"]["booth"]["evaluations"] == [77, 78]
 
-    monkeypatch.setattr(comparison, "QUICK_STARTS", 1)
+    monkeypatch.setattr(functions, "QUICK_STARTS", 1)
     result = command("run", "functions", "--quick", "--out", tmp_path)
     assert "has other settings; starting afresh" in result.output
     assert len(solved) == 3 + 6

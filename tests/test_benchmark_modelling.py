@@ -13,12 +13,18 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import learning_rates, models, records
 from benchmarks.cli import main
-from benchmarks.modelling import curve, levy, report, running, task, training
-from benchmarks.modelling.curve import METHODS, STUDY
-from benchmarks.modelling.methods import Method
-from benchmarks.modelling.training import Runner
+from benchmarks.models import function_fit as task
+from benchmarks.reports import fits as report
+from benchmarks.reports import records
+from benchmarks.studies import function_modelling as curve
+from benchmarks.studies import levy
+from benchmarks.studies.function_modelling import METHODS, STUDY
+from benchmarks.training import fits as running
+from benchmarks.training import full_batches as training
+from benchmarks.training import learning_rates
+from benchmarks.training.fit_methods import Method
+from benchmarks.training.full_batches import Runner
 
 GRADIENT_DESCENT = Method("gradient descent", optax.sgd, first_order=True, ours=False)
 
@@ -40,8 +46,8 @@ def small(monkeypatch, tmp_path):
 
 def test_network_has_the_papers_size():
     start = STUDY.task.start
-    assert models.parameter_count(start(0)) == 22
-    assert models.parameter_count(levy.STUDY.task.start(0)) == 351
+    assert optax.tree.size(start(0)) == 22
+    assert optax.tree.size(levy.STUDY.task.start(0)) == 351
     drawn = np.concatenate([np.ravel(leaf) for seed in range(50) for leaf in start(seed)])
     assert abs(drawn).max() <= 0.5
     assert abs(drawn).max() > 0.49

@@ -14,12 +14,16 @@ from click.testing import CliRunner
 from flax import nnx
 
 import naqopt
-from benchmarks import models, problem, records, runs, suite, tables
 from benchmarks.cli import main
-from benchmarks.experiments import EXPERIMENTS, classifiers, logistic
-from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.problem import Problem
-from benchmarks.training import Trainer
+from benchmarks.models import convolutional, perceptron
+from benchmarks.reports import records, tables
+from benchmarks.studies import EXPERIMENTS, classifiers, logistic
+from benchmarks.training import experiment as suite
+from benchmarks.training import problem, runs
+from benchmarks.training.experiment import Experiment
+from benchmarks.training.mini_batches import Trainer
+from benchmarks.training.optimizers import OPTIMIZERS
+from benchmarks.training.problem import Problem
 
 
 def normalized_problem(network=None, **changes) -> Problem:
@@ -30,7 +34,7 @@ def normalized_problem(network=None, **changes) -> Problem:
     return Problem(
         title="tiny",
         settings={},
-        model=network or functools.partial(models.MLP, (2, 4, 3), batch_norm=True),
+        model=network or functools.partial(perceptron.MLP, (2, 4, 3), batch_norm=True),
         train=(inputs, targets),
         test=(inputs[:9], targets[:9]),
         batch_size=8,
@@ -161,7 +165,7 @@ def test_interrupted_run_has_its_statistics_again(name, tmp_path, monkeypatch):
 def test_networks_have_the_papers_sizes(build, count):
     task = build(False)
     params, statistics = task.start(0)
-    assert models.parameter_count(params) == count
+    assert optax.tree.size(params) == count
     assert task.outputs(params, statistics, task.test[0][:2]).shape[0] == 2
 
 
@@ -170,7 +174,7 @@ def test_networks_have_the_papers_sizes(build, count):
 )
 @pytest.mark.parametrize("side", [14, 13])
 def test_pooled_convolution_is_flax_s(size, padding, channels, outputs, side):
-    layer = models.PooledConvolution(channels, outputs, padding, size=size, rngs=nnx.Rngs(0))
+    layer = convolutional.PooledConvolution(channels, outputs, padding, size=size, rngs=nnx.Rngs(0))
     layer.bias[...] = jnp.arange(outputs) / 10
     plain = nnx.Conv(channels, outputs, (size, size), padding=padding, rngs=nnx.Rngs(0))
     plain.kernel[...], plain.bias[...] = layer.kernel[...], layer.bias[...]
@@ -236,7 +240,7 @@ def test_printed_rate_and_figures_stand_beside_the_tuned(tmp_path, monkeypatch):
     for name in ("adam", "sgd"):
         row = dataclasses.replace(OPTIMIZERS[name], printed_rate=0.1)
         monkeypatch.setitem(OPTIMIZERS, name, row)
-    experiment = problem.Experiment(
+    experiment = Experiment(
         "tiny",
         lambda quick: normalized_problem(hits=problem.accuracies),
         3,

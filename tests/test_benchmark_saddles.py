@@ -13,11 +13,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 import naqopt
-from benchmarks import records, saddles
 from benchmarks.cli import main
-from benchmarks.saddles import methods, problems, report
-from benchmarks.saddles.methods import METHODS, Method, Program
-from benchmarks.saddles.problems import PROBLEMS
+from benchmarks.functions import saddles as problems
+from benchmarks.functions.saddles import PROBLEMS
+from benchmarks.reports import records
+from benchmarks.reports import saddles as report
+from benchmarks.studies import saddles
+from benchmarks.training import saddles as methods
+from benchmarks.training.saddles import METHODS, Method, Program
 
 QUARTIC = PROBLEMS["quartic"]
 EACH_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)

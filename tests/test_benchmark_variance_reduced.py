@@ -6,15 +6,18 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 import naqopt
-from benchmarks import models, plots, problem, tables
-from benchmarks.experiments import EXPERIMENTS, classifiers, regression
-from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.problem import Problem
-from benchmarks.training import Trainer
+from benchmarks.models import perceptron
+from benchmarks.reports import plots, tables
+from benchmarks.studies import EXPERIMENTS, classifiers, regression
+from benchmarks.training import problem
+from benchmarks.training.mini_batches import Trainer
+from benchmarks.training.optimizers import OPTIMIZERS
+from benchmarks.training.problem import Problem
 
 SNAPSHOTS = [name for name, row in OPTIMIZERS.items() if row.takes_snapshots]
 
@@ -25,10 +28,10 @@ def small_problem(**changes) -> Problem:
     inputs = jnp.asarray(draw.normal(size=(43, 3)), jnp.float32)
     targets = jnp.sin(inputs.sum(1, keepdims=True))
     model = functools.partial(
-        models.MLP,
+        perceptron.MLP,
         (3, 4, 1),
         activation=nnx.sigmoid,
-        initializer=models.symmetric_uniform(0.5),
+        initializer=perceptron.symmetric_uniform(0.5),
     )
     options = {
         "title": "tiny",
@@ -55,7 +58,7 @@ def small_problem(**changes) -> Problem:
 def test_networks_have_the_papers_sizes_and_start(build, count):
     task = build(False)
     params, statistics = task.start(0)
-    assert models.parameter_count(params) == count
+    assert optax.tree.size(params) == count
     for leaf in jax.tree.leaves(params):
         assert np.max(np.abs(leaf)) <= 0.5
     everything = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])

@@ -12,23 +12,28 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import data, learning_rates, models, plots, problem, records, runs, tables, training
 from benchmarks.cli import main
-from benchmarks.experiments import EXPERIMENTS
-from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.problem import Experiment, Problem
-from benchmarks.runs import Run
-from benchmarks.training import Trainer
+from benchmarks.data import sequences
+from benchmarks.models import recurrent
+from benchmarks.reports import plots, records, tables
+from benchmarks.studies import EXPERIMENTS
+from benchmarks.training import learning_rates, problem, runs
+from benchmarks.training import mini_batches as training
+from benchmarks.training.experiment import Experiment
+from benchmarks.training.mini_batches import Trainer
+from benchmarks.training.optimizers import OPTIMIZERS
+from benchmarks.training.problem import Problem
+from benchmarks.training.runs import Run
 from naqopt.flatten import FlattenState
 
 
 def tiny_problem(quick: bool = False) -> Problem:
     """Tiny: counting on a handful of strings."""
-    inputs, targets = data.counting_sequences(0, 46 if quick else 66, 5)
+    inputs, targets = sequences.counting_sequences(0, 46 if quick else 66, 5)
     return Problem(
         title="tiny",
         settings={"strings": len(inputs) - 6},
-        model=functools.partial(models.SequenceModel, 1, 3, 1, small_weights=False),
+        model=functools.partial(recurrent.SequenceModel, 1, 3, 1, small_weights=False),
         train=(jnp.asarray(inputs[6:]), jnp.asarray(targets[6:])),
         test=(jnp.asarray(inputs[:6]), jnp.asarray(targets[:6])),
         batch_size=8,
@@ -320,12 +325,12 @@ def test_grid_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_lstm_follows_its_equations():
-    layer = models.LSTM(
+    layer = recurrent.LSTM(
         2,
         3,
-        rngs=models.nnx.Rngs(0),
-        input_init=models.small_normal(),
-        recurrent_init=models.small_normal(),
+        rngs=recurrent.nnx.Rngs(0),
+        input_init=recurrent.small_normal(),
+        recurrent_init=recurrent.small_normal(),
     )
     inputs = jax.random.normal(jax.random.key(1), (4, 1, 2))
     W, U = np.asarray(layer.input_kernel[...]), np.asarray(layer.recurrent_kernel[...])

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import jax
 
-from benchmarks import records
+from benchmarks.reports import records
 from benchmarks.speed import pictures, report, sizes
 from benchmarks.speed.sections import SECTIONS
 

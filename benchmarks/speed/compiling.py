@@ -10,12 +10,12 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks.problem import Params
 from benchmarks.speed import calls, stepping, tasks, timing
 from benchmarks.speed.calls import ADAM, CALLS, LBFGS, Call
 from benchmarks.speed.sizes import Sizes
 from benchmarks.speed.tasks import Task
 from benchmarks.speed.timing import Entry
+from benchmarks.training.problem import Params
 
 _HALF = ("obfgs", "onaq", "omoq", "svr_naq", "adaqn")  # which take no line search
 _PICTURED = ("onaq-flat", "asnaq-flat")  # more lines would hide each other

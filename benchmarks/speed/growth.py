@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks.runs import progress_bar
+from benchmarks.reports.progress import progress_bar
 from benchmarks.speed import calls, compiling, stepping, tasks, timing
 from benchmarks.speed.calls import ADAM, CALLS, Call
 from benchmarks.speed.sizes import Sizes

@@ -11,8 +11,8 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks import tables
-from benchmarks.plots import decorate
+from benchmarks.reports.plots import decorate
+from benchmarks.speed import tables
 from benchmarks.speed.growth import LINEAR
 
 Entries = Sequence[Mapping[str, Any]]

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from benchmarks import records, tables
+from benchmarks.reports import records
+from benchmarks.speed import tables
 from benchmarks.speed.sections import SECTIONS
 
 Content = dict[str, Any]

@@ -8,10 +8,10 @@ import jax
 import optax
 
 import naqopt
-from benchmarks.problem import Params
 from benchmarks.speed.calls import Call
 from benchmarks.speed.tasks import Task
 from benchmarks.speed.timing import Donating, copy
+from benchmarks.training.problem import Params
 
 Carry = tuple[Params, Any]
 WARM_STEPS = 20  # before the clock runs: two to five memories full

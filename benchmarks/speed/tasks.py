@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from benchmarks import convolutional, models, problem, transformer
-from benchmarks.problem import Params, Problem
+from benchmarks.models import convolutional, perceptron, recurrent, transformer
+from benchmarks.training import problem
+from benchmarks.training.problem import Params, Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,21 +108,27 @@ def of_problem(task: Problem, cycles: int = 1, looped: bool = True) -> Task:
         batch, statistics = data
         return task.training_loss(params, statistics, batch)[0]
 
-    count = models.parameter_count(params)
+    count = optax.tree.size(params)
     title = f"{task.title}, {count:,} parameters"
     return Task(title, params, (batch, statistics), loss, cycles, looped)
 
 
 def row_network() -> Task:
     """Returns the network of the rows of MNIST, 13,910 parameters."""
-    model = functools.partial(models.SequenceModel, 28, 100, 10)
+    model = functools.partial(recurrent.SequenceModel, 28, 100, 10)
     return of_problem(_random("row RNN", model, _images((128, 28, 28)), (128,), 10), cycles=4)
 
 
 def lstm() -> Task:
     """Returns an LSTM of 256 that predicts the next of 84 characters, in windows of 50."""
     model = functools.partial(
-        models.SequenceModel, 84, 256, 84, cell=models.LSTM, every_step=True, small_weights=False
+        recurrent.SequenceModel,
+        84,
+        256,
+        84,
+        cell=recurrent.LSTM,
+        every_step=True,
+        small_weights=False,
     )
     codes = jax.random.randint(jax.random.key(0), (64, 50), 0, 84)
     one_hot = functools.partial(jax.nn.one_hot, num_classes=84)
@@ -129,14 +137,14 @@ def lstm() -> Task:
 
 def lenet() -> Task:
     """Returns LeNet-5 as the experiment `mnist-lenet` has it, in batches of 256."""
-    model = functools.partial(models.CNN, (1, 6, 16), (400, 120, 84, 10), paddings=(2, 0))
+    model = functools.partial(convolutional.CNN, (1, 6, 16), (400, 120, 84, 10), paddings=(2, 0))
     task = _random("LeNet-5", model, _images((256, 28, 28, 1)), (256,), 10)
     return of_problem(task, looped=False)
 
 
 def mlp() -> Task:
     """Returns a network of linear layers and 3.8 million parameters, in batches of 128."""
-    model = functools.partial(models.MLP, (784, 1600, 1600, 10))
+    model = functools.partial(perceptron.MLP, (784, 1600, 1600, 10))
     return of_problem(_random("MLP", model, _images((128, 784)), (128,), 10))
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import records
-from benchmarks.runs import progress_bar
+from benchmarks.reports import records
+from benchmarks.reports.progress import progress_bar
 
 Entry = dict[str, Any]
 Times = dict[Any, list[float]]

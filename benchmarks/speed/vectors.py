@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import records
-from benchmarks.problem import Params
-from benchmarks.runs import progress_bar
+from benchmarks.reports import records
+from benchmarks.reports.progress import progress_bar
 from benchmarks.speed import calls, stepping, tasks, timing
 from benchmarks.speed.calls import ADAM, Call
 from benchmarks.speed.sizes import Sizes
 from benchmarks.speed.timing import Donating, Entry, copy
+from benchmarks.training.problem import Params
 from naqopt.curvature import lbfgs
 from naqopt.curvature import pairs as pair_ring
 

@@ -2,7 +2,7 @@
 
 import functools
 
-from benchmarks.runs import progress_bar
+from benchmarks.reports.progress import progress_bar
 from benchmarks.speed import calls, stepping, tasks, timing
 from benchmarks.speed.calls import ADAM, Call
 from benchmarks.speed.sizes import Sizes

@@ -1,0 +1,1 @@
+"""What is trained: networks in Flax nnx."""

@@ -1,0 +1,1 @@
+"""What remains of training: records in JSON, tables in Markdown and pictures."""

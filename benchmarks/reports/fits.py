@@ -1,0 +1,266 @@
+"""The table beside the paper's, and the picture."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from benchmarks.models.function_fit import Params, output
+from benchmarks.reports import plots, tables
+from benchmarks.training.fit_methods import Errors
+from benchmarks.training.fit_study import Study
+from benchmarks.training.full_batches import CONVERGED
+
+Content = Mapping[str, Any]
+
+_COLOURS = {
+    "adagrad": "#8a94a0",
+    "rmsprop": "#2a9d8f",
+    "adam": "#3b6fb6",
+    "adam-customary": "#7fb0e6",
+    "bfgs": "#202428",
+    "mbfgs": "#7a5c3e",
+    "mnaq-0.8": "#f0b36e",
+    "mnaq-0.85": "#e9963d",
+    "mnaq-0.9": "#dd6b20",
+    "mnaq-0.95": "#c8102e",
+    "amnaq": "#8c2d8f",
+    "naq": "#9ccb6b",
+    "naq-term": "#3f8f29",
+    "moq": "#f2b5d4",
+    "moq-term": "#e76fae",
+    "lsr1": "#c8102e",
+    "lsr1-search": "#e76fae",
+    "sr1n": "#e9963d",
+    "sr1n-term": "#f0c89a",
+    "mosr1": "#2a9d8f",
+    "lnaq": "#6a3d9a",
+    "lnaq-term": "#3b6fb6",
+    "lnaq-schedule": "#b9a3d6",
+    "lmoq": "#3f8f29",
+    "lbfgs": "#202428",
+    "optax-lbfgs": "#7a5c3e",
+}
+
+
+def write(study: Study, content: Content, names: Sequence[str], folder: Path) -> Path:
+    """Prints the table and writes it and the picture.
+
+    Args:
+      study: whose results they are.
+      content: the file of results.
+      names: the methods to show, in this order.
+      folder: where `results.md` and the PNG go.
+
+    Returns:
+      The path of the picture.
+    """
+    shown = {name: content["methods"][name] for name in names}
+    text = [f"# {content['title']}", _described(study, content), table(study, shown)]
+    grids = _grids(study, shown)
+    if grids:
+        others = f"of {study.tuning_runs} other runs by learning rate:"
+        text += [f"Average training error, 10⁻³, {others}", grids]
+    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    click.echo("\n" + "\n\n".join(text[2:]) + "\n")
+    path = picture(study, content["title"], shown, folder / f"{folder.name}.png")
+    click.echo(f"table: {folder / 'results.md'}\ncurves: {path}")
+    return path
+
+
+def table(study: Study, shown: Mapping[str, Content]) -> str:
+    """Returns a line for each method, the paper's figures beside ours where there are any."""
+    compared = any(study.methods[name].published for name in shown)
+    runs_of_all = [run for entry in shown.values() for run in entry["runs"]]
+    trust_region = any(run.get("diagnostics", {}).get("radius") for run in runs_of_all)
+    paper_column = ["paper's"] if compared else []
+    header = ["optimizer", "learning rate", "runs"]
+    header += ["train error, 10⁻³: average / best / worst", *paper_column, "median"]
+    header += ["test error, 10⁻³", *paper_column, "iterations", *paper_column, "converged"]
+    header += ["CPU s a run", *paper_column]
+    header += ["updates skipped", "steps rejected"] if trust_region else []
+    rows = []
+
+    def published(text: str) -> list[str]:
+        return [text] if compared else []
+
+    for name, entry in shown.items():
+        method, runs = study.methods[name], entry["runs"]
+        paper, rate = method.published, entry["learning_rate"]
+        train, test = (
+            [1e3 * _number(run[kind]) for run in runs] for kind in ("train_error", "test_error")
+        )
+        rows.append(
+            [
+                method.label,
+                f"{rate:g}" if rate else "",
+                str(len(runs)),
+                _errors(Errors(statistics.fmean(train), min(train), max(train))),
+                *published(_errors(paper.train) if paper else ""),
+                _short(statistics.median(train)),
+                _errors(Errors(statistics.fmean(test), min(test), max(test))),
+                *published(_errors(paper.test) if paper else ""),
+                f"{statistics.fmean(run['iterations'] for run in runs):,.0f}",
+                *published(f"{paper.iterations:,}" if paper else ""),
+                "" if method.first_order else f"{sum(run['status'] == CONVERGED for run in runs)}",
+                f"{statistics.fmean(run['seconds'] for run in runs):.2g}",
+                *published(f"{paper.seconds:g}" if paper else ""),
+                *(_refusals(runs) if trust_region else []),
+            ]
+        )
+    return tables.markdown(header, rows)
+
+
+def _refusals(runs: Sequence[Content]) -> list[str]:
+    """Returns the share of pairs that were refused, and the rejected steps of a run."""
+    if not runs[0]["diagnostics"]:
+        return ["", ""]
+    sums = {
+        name: sum(run["diagnostics"][name] for run in runs)
+        for name in ("pairs_stored", "pairs_refused", "steps_rejected", "radius")
+    }
+    pairs = sums["pairs_stored"] + sums["pairs_refused"]
+    skipped = f"{sums['pairs_refused'] / pairs:.2%}" if pairs else ""
+    return [skipped, f"{sums['steps_rejected'] / len(runs):,.0f}" if sums["radius"] else ""]
+
+
+def picture(study: Study, title: str, shown: Mapping[str, Content], path: Path) -> Path:
+    """Draws the training errors against iterations, and one panel more.
+
+    That is the fit of the best run for a function of one variable, otherwise the training errors
+    against time.
+    """
+    panels = len(study.panels) + 1
+    figure, axes = plt.subplots(1, panels, figsize=(17, 5.2), layout="constrained")
+    for axis, (panel, names) in zip(axes, study.panels.items(), strict=False):
+        if axis is not axes[0]:
+            axis.sharey(axes[0])
+        _errors_of(axis, study, {name: shown[name] for name in names if name in shown})
+        axis.set(xlabel="iteration", title=panel)
+    axes[0].set_ylabel("training error E")
+    if study.task.variables == 1:
+        _fit(axes[-1], study, shown)
+    else:
+        axes[-1].sharey(axes[0])
+        _errors_of(axes[-1], study, shown, by_time=True)
+        axes[-1].set(xlabel="CPU time (s)", title="by time, spread evenly over a run's iterations")
+    plots.decorate(axes[-1])
+    counts = sorted({len(entry["runs"]) for entry in shown.values()})
+    runs = " or ".join(map(str, counts))
+    figure.suptitle(f"{title}\nmedian and range of {runs} runs, dots where they end", fontsize=11)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _errors_of(
+    axis: Axes, study: Study, shown: Mapping[str, Content], by_time: bool = False
+) -> None:
+    """Draws the curves of some methods."""
+    for name, entry in shown.items():
+        _line(axis, study, name, entry, by_time)
+    axis.set(xscale="log", yscale="log")
+    if axis.lines:
+        axis.legend(
+            fontsize=8,
+            frameon=False,
+            loc="lower left" if study.task.variables == 1 else "upper right",
+        )
+    plots.decorate(axis)
+
+
+def _line(axis: Axes, study: Study, name: str, entry: Content, by_time: bool) -> None:
+    """Draws the median and range of a method; a run that has ended keeps its error."""
+    curves = [run["curve"] for run in entry["runs"]]
+    marks = sorted({mark for curve in curves for mark in curve["iterations"] if mark})
+    values = np.array(
+        [
+            [
+                _number(
+                    curve["train_error"][np.searchsorted(curve["iterations"], mark, "right") - 1]
+                )
+                for mark in marks
+            ]
+            for curve in curves
+        ]
+    )
+    colour, method = _COLOURS[name], study.methods[name]
+    seconds = sum(run["seconds"] for run in entry["runs"])
+    iterations = sum(run["iterations"] for run in entry["runs"])
+    unit = seconds / iterations if by_time else 1
+    rate = entry["learning_rate"]
+    label = method.label + (f" (lr {rate:g})" if rate else "")
+    xs = unit * np.array(marks)
+    axis.plot(xs, np.median(values, axis=0), color=colour, label=label, linewidth=1.6)
+    axis.fill_between(
+        xs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.08, linewidth=0
+    )
+    if not method.first_order:
+        ends = [(unit * run["iterations"], _number(run["train_error"])) for run in entry["runs"]]
+        axis.plot(*zip(*ends, strict=True), ".", color=colour, markersize=4, alpha=0.7)
+
+
+def _fit(axis: Axes, study: Study, shown: Mapping[str, Content]) -> None:
+    """Draws the curve, and what the best runs of ours and of the first-order methods make of it."""
+    points = study.task.test()
+    xs = points.inputs[:, 0]
+    axis.plot(xs, points.targets, color="#202428", linewidth=3, alpha=0.3, label="curve")
+    for first_order, colour in ((True, _COLOURS["adam"]), (False, _COLOURS["mnaq-0.95"])):
+        runs = [
+            (_number(run["train_error"]), study.methods[name].label, run["params"])
+            for name, entry in shown.items()
+            for run in entry["runs"]
+            if study.methods[name].first_order == first_order
+        ]
+        if runs:
+            error, label, params = min(runs)
+            trained = Params(*map(jnp.asarray, params))
+            kernel = trained.input_kernel.reshape(1, -1)
+            fitted = output(trained._replace(input_kernel=kernel), points.inputs)
+            axis.plot(xs, fitted, color=colour, label=f"{label}, E = {error:.3g}")
+    axis.set(xlabel="x, scaled", ylabel="y, scaled", title="the best runs")
+    axis.legend(fontsize=8, frameon=False)
+
+
+def _grids(study: Study, shown: Mapping[str, Content]) -> str:
+    grids = {name: entry for name, entry in shown.items() if entry["grid"]}
+    rates = sorted({rate for entry in grids.values() for rate in entry["grid"]}, key=float)
+    rows = []
+    for name, entry in grids.items():
+        row = [study.methods[name].label]
+        for rate in rates:
+            text = _short(1e3 * _number(entry["grid"][rate])) if rate in entry["grid"] else ""
+            row.append(f"**{text}**" if float(rate) == entry["learning_rate"] else text)
+        rows.append(row)
+    return tables.markdown(["learning rate", *rates], rows) if grids else ""
+
+
+def _described(study: Study, content: Content) -> str:
+    settings = content["settings"]
+    parameters = (study.task.variables + 2) * study.task.hidden + 1
+    description = (
+        f"{settings['points']:,} points, {settings['test_points']:,} for testing, {parameters} "
+        f"parameters. At most {settings['max_iterations']:,} iterations; all but the first-order "
+        f"methods end where the gradient's norm is at most {settings['tolerance']:g}. float64 "
+        f"where not said otherwise. {content['device']}."
+    )
+    return f"{description} {study.source}".strip()
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _errors(errors: Errors) -> str:
+    return " / ".join(map(_short, errors))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "diverged"

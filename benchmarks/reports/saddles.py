@@ -1,0 +1,248 @@
+"""The tables of steps and evaluations, and a picture of the paths."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from benchmarks.functions.saddles import PROBLEMS
+from benchmarks.reports import plots, tables
+from benchmarks.training.saddles import METHODS
+
+Content = Mapping[str, Any]
+# Colour, line and marker: the rank-one family in full lines, the others broken.
+_LOOKS = {
+    "lsr1": ("#c8102e", "-", "o"),
+    "lsr1-radius-none": ("#e9963d", "-", "o"),
+    "lsr1-armijo": ("#e76fae", "-", "s"),
+    "sr1n": ("#6a3d9a", "-", "^"),
+    "sr1n-exact": ("#b9a3d6", "-", "v"),
+    "mosr1": ("#2a9d8f", "-", "D"),
+    "bfgs": ("#3b6fb6", "--", "o"),
+    "bfgs-zoom": ("#202428", "--", "s"),
+    "optax-lbfgs": ("#7a5c3e", "-.", "^"),
+    "adam-customary": ("#7fb0e6", ":", "v"),
+    "adam": ("#3f8f29", ":", "v"),
+    "gradient-descent": ("#8a94a0", ":", "D"),
+}
+_VIEWS = {"monkey": ((-3.7, 3.7), (-3.7, 3.7)), "quartic": ((-1.25, 1.25), (-0.35, 2.0))}
+
+
+def write(content: Content, names: Sequence[str], folder: Path) -> Path:
+    """Prints the tables and writes them and the picture.
+
+    Args:
+      content: the file of results.
+      names: which methods.
+      folder: where `results.md` and the PNG go.
+
+    Returns:
+      The path of the picture.
+    """
+    text = [f"# {content['title']}", _described(content), summary(content, names)]
+    text += [_at_saddle(content, names)]
+    for key, entry in content["problems"].items():
+        text += [f"## {key}: {entry['title']}", table(content, key, names)]
+        text += [rates(entry, names)]
+    text = [part for part in text if part]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    click.echo("\n" + "\n\n".join(text[2:]) + "\n")
+    path = picture(content, names, folder / f"{folder.name}.png")
+    click.echo(f"tables: {folder / 'results.md'}\nplot: {path}")
+    return path
+
+
+def summary(content: Content, names: Sequence[str]) -> str:
+    """Returns the median steps by method and problem."""
+    problems = content["problems"]
+    rows = []
+    for name in names:
+        row = [METHODS[name].label]
+        for problem in problems.values():
+            steps = _steps(problem["methods"][name])
+            away = sum(not math.isfinite(x) for x in steps)
+            row.append(_text(statistics.median(steps)) + (f" ({away} not)" if away else ""))
+        rows.append(row)
+    return tables.markdown(["median steps until left", *problems], rows)
+
+
+def table(content: Content, key: str, names: Sequence[str]) -> str:
+    """Returns a line for each method on one problem."""
+    header = ["method", "rate", "steps from one start", "steps, median [min, max]", "left"]
+    header += ["gradients, median [min, max]", "losses alone"]
+    rows = []
+    for name in names:
+        entry = content["problems"][key]["methods"][name]
+        steps = _steps(entry)
+        left = sum(map(math.isfinite, steps))
+        rows.append(
+            [
+                entry["label"],
+                "" if entry["rate"] is None else f"{entry['rate']:g}",
+                _text(entry["start"]["steps"][0]),
+                _spread(steps),
+                f"{left} of {len(steps)}",
+                _spread(entry["around"]["gradients"]),
+                _text(statistics.median(entry["around"]["losses"])),
+            ]
+        )
+    return tables.markdown(header, rows)
+
+
+def rates(entry: Content, names: Sequence[str]) -> str:
+    """Returns the median steps by learning rate; empty where no method is tuned."""
+    tuned = [entry["methods"][name] for name in names if METHODS[name].tuned]
+    if not tuned:
+        return ""
+    rows = []
+    for method in tuned:
+        row = [method["label"]]
+        for rate, found in method["tried"].items():
+            steps = "–" if found["median"] is None else f"{found['median']:g}"
+            row.append(f"**{steps}**" if float(rate) == method["rate"] else steps)
+        rows.append(row)
+    return tables.markdown(["median steps at the rate", *tuned[0]["tried"]], rows)
+
+
+def picture(content: Content, names: Sequence[str], path: Path) -> Path:
+    """Draws the paths from the one start over contours, and the losses of the network."""
+    shown = [name for name in names if name in _LOOKS]
+    figure, axes = plt.subplots(1, 3, figsize=(16, 7.2), layout="constrained")
+    for axis, (key, view) in zip(axes, _VIEWS.items(), strict=False):
+        _contours(axis, key, view)
+        for place, name in enumerate(shown):
+            found = content["problems"][key]["methods"][name]["path"]
+            points = [_numbers(found[coordinate]) for coordinate in "xy"]
+            _line(axis, name, *points, zorder=3 + 0.1 * (len(shown) - place))
+        axis.plot(0, 0, "+", color="black", markersize=14, zorder=6)
+        axis.set(xlim=view[0], ylim=view[1], aspect="equal", xlabel="x", ylabel="y")
+        axis.set_title(content["problems"][key]["title"], fontsize=11)
+    last = "linear-network"
+    for name in shown:
+        losses = _numbers(content["problems"][last]["methods"][name]["path"]["losses"])
+        _line(axes[2], name, np.arange(len(losses)), losses)
+    axes[2].set(xlabel="step", ylabel="E", yscale="log", ylim=(3e-3, 30))
+    axes[2].set_xscale("symlog", linthresh=10)
+    axes[2].set_xticks(
+        [0, 5, 10, 20, 50, 100, 200, 500], map(str, [0, 5, 10, 20, 50, 100, 200, 500])
+    )
+    half = PROBLEMS[last].level(content["settings"]["left"])
+    axes[2].axhline(half, color="black", linewidth=0.8)
+    axes[2].annotate(
+        "left",
+        (1, half),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        textcoords="offset points",
+        fontsize=9,
+    )
+    axes[2].set_title(content["problems"][last]["title"], fontsize=11)
+    plots.decorate(axes[2])
+    distance = content["settings"]["distance"]
+    figure.suptitle(
+        f"{content['title']}: paths from one start {distance:g} beside it (the cross)\n"
+        "in brackets the steps until it was left, panel by panel",
+        fontsize=11,
+    )
+    handles = [_line(axes[2], name, np.zeros(0), np.zeros(0)) for name in shown]
+    labels = [_label(content, name) for name in shown]
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _label(content: Content, name: str) -> str:
+    entries = [problem["methods"][name] for problem in content["problems"].values()]
+    steps = (entry["start"]["steps"][0] for entry in entries)
+    counts = ", ".join("not left" if x is None else str(x) for x in steps)
+    return f"{entries[0]['label']} ({counts})"
+
+
+def _line(axis: Axes, name: str, xs: np.ndarray, ys: np.ndarray, zorder: float = 3) -> Any:
+    colour, style, marker = _LOOKS[name]
+    (line,) = axis.plot(
+        xs,
+        ys,
+        style,
+        color=colour,
+        marker=marker,
+        markersize=4.5,
+        markevery=1 if len(xs) < 100 else 20,
+        linewidth=1.4,
+        alpha=0.85,
+        zorder=zorder,
+    )
+    return line
+
+
+def _contours(axis: Axes, key: str, view: tuple[tuple[float, float], ...]) -> None:
+    xs, ys = (np.linspace(*limits, 200) for limits in view)
+    points = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    values = np.asarray(jax.vmap(PROBLEMS[key].function)(points)).reshape(len(ys), len(xs))
+    depth = -PROBLEMS[key].minimum
+    levels = depth * np.array([-0.98, -0.8, -0.6, -0.4, -0.2, -0.05, 0, 0.05, 0.2, 0.5, 1, 2, 4])
+    axis.contour(xs, ys, values, levels, colors="#9aa4ae", linewidths=0.7, linestyles="-")
+    middle = PROBLEMS[key].level(0.5)
+    axis.contour(xs, ys, values, [middle], colors="black", linewidths=0.9, linestyles="-")
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([math.nan if value is None else value for value in values])
+
+
+def _described(content: Content) -> str:
+    settings = content["settings"]
+    return (
+        f"Starts {settings['distance']:g} beside the saddle at 0: one, and {settings['starts']} "
+        "about it (a grid of that half width for two parameters, shifted so that no point lies on "
+        "an axis of symmetry; random directions for the network). A run has left as soon as E at "
+        "the iterate is below the saddle's by half of the decrease to the minimum; if it never was "
+        f"within {settings['limit']:,} steps or its loss became infinite, it has not left. "
+        "Defaults throughout, float64; `lsr1()` and the two zoom searches keep the gradient at the "
+        "new point, so that none is computed twice. A gradient counts with its loss, and "
+        "evaluations of the loss alone are counted apart (medians); what a run that has not left "
+        "spent is counted too. Nobody is asked to stay below that level. The rates of Adam and "
+        "gradient descent are those of the fewest median steps about the saddle among "
+        f"{len(settings['rates'])} from 1e-3 to 1e3, for each problem. In the picture the "
+        f"black contour is the level at which a run has left. {content['device']}."
+    )
+
+
+def _at_saddle(content: Content, names: Sequence[str]) -> str:
+    """Says who moved exactly at the saddle."""
+    movers = sorted(
+        f"{problem['methods'][name]['label']} ({key})"
+        for key, problem in content["problems"].items()
+        for name in names
+        if problem["methods"][name]["moved_from_saddle"]
+    )
+    who = f"moved: {', '.join(movers)}" if movers else "none of the methods moves, on any problem"
+    return f"Exactly at the saddle, where the gradient is zero, {who}."
+
+
+def _steps(entry: Content) -> list[float]:
+    """Returns the steps from the starts about the saddle; infinite where a run has not left."""
+    return [math.inf if x is None else x for x in entry["around"]["steps"]]
+
+
+def _spread(values: Sequence[float]) -> str:
+    low, middle, high = (f(values) for f in (min, statistics.median, max))
+    if low == math.inf:
+        return "not left"
+    return f"{_text(middle)} [{_text(low)}, {_text(high)}]"
+
+
+def _text(value: float | None) -> str:
+    if value is None or value == math.inf:
+        return "not left"
+    return f"{value:,.10g}"

@@ -1,0 +1,216 @@
+"""Runs an experiment: all optimizers, all seeds, then the table and the plot."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.reports import plots, records, tables
+from benchmarks.training import learning_rates, runs
+from benchmarks.training.mini_batches import Trainer
+from benchmarks.training.optimizers import OPTIMIZERS
+from benchmarks.training.problem import Problem
+from benchmarks.training.runs import Run
+
+RESULTS = runs.ROOT / "benchmarks" / "results"
+QUICK_RESULTS = runs.ROOT / ".cache" / "quick"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A problem together with how long, how often and with what it is trained.
+
+    Attributes:
+      name: what the command line calls it.
+      build: makes the problem, small if asked for the quick form; its docstring tells the paper's
+        setting and what was decided where the paper is silent.
+      epochs: length of a run; with `equal_gradients` that of a method of one gradient a step.
+      quick_epochs: the same in the quick form.
+      seeds: how many runs per optimizer.
+      optimizers: names from the table in `benchmarks.training.optimizers`.
+      equal_gradients: whether a method of two gradients a step gets half the epochs, and one of
+        two and a full gradient an epoch a third.
+      published: by optimizer, the test accuracy that the methods' authors print for the same.
+      batch_sizes: by optimizer, where it is not the problem's.
+      target_errors: shares of wrong answers; it is told after how many epochs each was reached.
+    """
+
+    name: str
+    build: Callable[[bool], Problem]
+    epochs: int
+    quick_epochs: int
+    seeds: int
+    optimizers: tuple[str, ...] = ("adam", "adagrad", "adaqn", "asnaq")
+    equal_gradients: bool = False
+    published: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    target_errors: tuple[float, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """First line of the description."""
+        return (self.build.__doc__ or "").strip().splitlines()[0]
+
+    def epochs_for(self, gradients: int, epochs: int) -> int:
+        """Returns the epochs of an optimizer that takes so many epochs' gradients in one."""
+        return math.ceil(epochs / gradients) if self.equal_gradients else epochs
+
+
+def run(
+    experiment: Experiment,
+    optimizers: Sequence[str] | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    quick: bool = False,
+    out: Path | None = None,
+) -> Path:
+    """Runs an experiment, or what is missing of it.
+
+    Args:
+      experiment: what to run.
+      optimizers: names of optimizers; the experiment's own by default.
+      seeds: runs per optimizer; by default the experiment's, one if quick.
+      epochs: length of a run; the experiment's by default.
+      quick: the small form, without a grid search.
+      out: the results go to a folder of the experiment's name in here.
+
+    Returns:
+      The path of the plot.
+    """
+    started = time.perf_counter()
+    out = out or (QUICK_RESULTS if quick else RESULTS)
+    folder = out / experiment.name
+    epochs = epochs or (experiment.quick_epochs if quick else experiment.epochs)
+    problem = experiment.build(quick)
+    title = _title(experiment, problem, quick)
+    settings = {"name": experiment.name, "quick": quick, "epochs": epochs, **problem.settings}
+    click.echo(title)
+    click.echo(f"{_described(settings)}\nresults in {folder}")
+    for name in optimizers or experiment.optimizers:
+        optimizer = OPTIMIZERS[name]
+        options = dict(optimizer.options)
+        if name in experiment.batch_sizes:
+            options["batch_size"] = experiment.batch_sizes[name]
+        size = options.get("batch_size", problem.batch_size)
+        trainer = Trainer(dataclasses.replace(problem, batch_size=size), optimizer)
+        gradients = optimizer.gradients_per_step + optimizer.takes_snapshots
+        length = experiment.epochs_for(gradients, epochs)
+        base = Run(settings, name, options, 0.0, 0, length)
+        rate = None
+        if optimizer.quick_learning_rate is not None:
+            rate = _learning_rate(base, trainer, folder, quick)
+        count = seeds or (1 if quick else experiment.seeds)
+        chosen = dataclasses.replace(base, learning_rate=rate)
+        contents = _train_seeds(chosen, count, trainer, folder / name, title)
+        if quick:
+            continue
+        tried = [rate]
+        if rate is not None and tables.worsened(contents, learning_rates.SECOND_CHANCE):
+            tried.append(learning_rates.next_lower(rate))
+            click.echo(f"{name}: ended well above its lowest loss; again with {tried[-1]:g}")
+            lower = dataclasses.replace(base, learning_rate=tried[-1])
+            _train_seeds(lower, count, trainer, folder / f"{name}-lower", title)
+        if optimizer.printed_rate is not None and optimizer.printed_rate not in tried:
+            click.echo(f"{name}: also with the printed rate, {optimizer.printed_rate:g}")
+            printed = dataclasses.replace(base, learning_rate=optimizer.printed_rate)
+            _train_seeds(printed, count, trainer, folder / f"{name}-printed", title)
+    path = conclude(folder, settings, title, experiment)
+    click.echo(f"{time.perf_counter() - started:.0f} s in all")
+    return path
+
+
+def conclude(folder: Path, settings: dict[str, Any], title: str, experiment: Experiment) -> Path:
+    """Prints and saves the table and the plot of all runs in a folder that belong together.
+
+    Args:
+      folder: the experiment's results.
+      settings: the problem's settings; runs with others are left out, and it is said which.
+      title: stands over both.
+      experiment: tells what columns the table has.
+
+    Returns:
+      The path of the plot.
+    """
+    contents = _collect(folder, settings)
+    grids = {}
+    for name in dict.fromkeys(
+        run[0]["settings"]["optimizer"] for run in tables.by_optimizer(contents)
+    ):
+        grid = records.read(learning_rates.grid_file(folder, name))
+        if grid is not None and grid["settings"]["experiment"] == settings:
+            grids[name] = grid
+    table = tables.results(contents, experiment.published, experiment.target_errors)
+    click.echo(f"\n{table}\n")
+    text = [f"# {title}", _described(settings) + f", {contents[0]['device']}", table]
+    if grids:
+        grid_table = tables.grids(grids)
+        length = "training loss by learning rate, from one seed and a fifth of the epochs"
+        click.echo(f"{length}\n{grid_table}\n")
+        text += [f"{length.capitalize()}:", grid_table]
+    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    path = plots.curves(contents, title, folder / f"{folder.name}.png")
+    click.echo(f"table: {folder / 'results.md'}\ncurves: {path}")
+    return path
+
+
+def _train_seeds(
+    run: Run, count: int, trainer: Trainer, stem: Path, title: str
+) -> list[dict[str, Any]]:
+    """Trains a run from so many seeds, each into the file STEM-seedK.json."""
+    return [
+        runs.train(
+            dataclasses.replace(run, seed=seed),
+            trainer,
+            stem.with_name(f"{stem.name}-seed{seed}.json"),
+            title,
+            click.echo,
+        )
+        for seed in range(count)
+    ]
+
+
+def _collect(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Reads the runs that are done, of these settings.
+
+    The runs of an optimizer must agree in everything but the seed. Seed 0 is always run first, so
+    its file has the settings that hold.
+    """
+    contents = []
+    for path in sorted(folder.glob("*-seed*.json")):
+        content = records.read(path)
+        first = records.read(path.with_name(path.name.partition("-seed")[0] + "-seed0.json"))
+        matches = content is not None and content["settings"]["experiment"] == settings
+        if not matches or (first and first["settings"] != content["settings"] | {"seed": 0}):
+            click.echo(f"{path}: has other settings, left out")
+        elif content["status"] == records.RUNNING:
+            click.echo(f"{path}: not finished, left out")
+        else:
+            contents.append(content)
+    return contents
+
+
+def _learning_rate(run: Run, trainer: Trainer, folder: Path, quick: bool) -> float:
+    """Returns an optimizer's rate: by a search, or if quick the whole experiment's."""
+    if not quick:
+        return learning_rates.choose(run, trainer, folder, click.echo)
+    known = learning_rates.stored(RESULTS / folder.name, run.optimizer)
+    default = OPTIMIZERS[run.optimizer].quick_learning_rate
+    origin = "no search stored, documented default" if known is None else "of the whole experiment"
+    click.echo(f"{run.optimizer}: learning rate {known or default:g} ({origin})")
+    return known or default
+
+
+def _title(experiment: Experiment, problem: Problem, quick: bool) -> str:
+    title = f"{experiment.name}: {problem.title}"
+    if experiment.equal_gradients:
+        title += ", equal gradient evaluations"
+    return f"{title} (QUICK form, smaller or shorter than the experiment)" if quick else title
+
+
+def _described(settings: dict[str, Any]) -> str:
+    """Writes settings in a line."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
