@@ -4,14 +4,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.studies import EXPERIMENTS, functions, levy, restarts, saddles
-from benchmarks.studies import function_modelling as curve
-from benchmarks.studies import svr_choices as choices
-from benchmarks.training import experiment as suite
+from benchmarks.studies import STUDIES
 from benchmarks.training.optimizers import OPTIMIZERS
-
-# Experiments with a loop of their own and settings that are all decided: `NAME` and `run`.
-FIXED = {module.NAME: module for module in (functions, restarts, curve, levy, choices, saddles)}
+from benchmarks.training.study import QUICK_RESULTS, RESULTS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,15 +18,10 @@ def main() -> None:
 def list_all() -> None:
     """Print the experiments and the optimizers."""
     click.echo("Experiments (run NAME):")
-    for experiment in EXPERIMENTS.values():
-        click.echo(f"  {experiment.name:18} {experiment.summary}")
-        plural = "s" if experiment.seeds > 1 else ""
-        size = f"{experiment.epochs} epochs, {experiment.seeds} seed{plural}"
-        if experiment.equal_gradients:
-            size += ", equal gradient evaluations"
-        click.echo(f"  {'':18} {size}; {', '.join(experiment.optimizers)}")
-    for name, module in FIXED.items():
-        click.echo(f"  {name:18} {(module.__doc__ or '').splitlines()[0]}")
+    for study in STUDIES.values():
+        click.echo(f"  {study.name:18} {study.summary}")
+        if study.size:
+            click.echo(f"  {'':18} {study.size}")
     click.echo("\nOptimizers (--optimizers a,b):")
     for name, optimizer in OPTIMIZERS.items():
         gradients = optimizer.gradients_per_step
@@ -60,9 +50,8 @@ def _split(value: str) -> tuple[str, ...]:
 def _experiment(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuses an unknown experiment."""
     del context, parameter
-    names = [*EXPERIMENTS, *FIXED]
-    if value not in names:
-        raise click.BadParameter(f"unknown experiment {value}; there are {', '.join(names)}")
+    if value not in STUDIES:
+        raise click.BadParameter(f"unknown experiment {value}; there are {', '.join(STUDIES)}")
     return value
 
 
@@ -91,12 +80,13 @@ def run(
     rates that the whole experiment has found. Finished runs are reused, unfinished ones go on.
     Writes a JSON file per run, a table and a plot.
     """
-    if name not in FIXED:
-        suite.run(EXPERIMENTS[name], optimizers, seeds, epochs, quick, out)
-    elif optimizers or seeds or epochs:
-        raise click.UsageError(f"{name} has only the options --quick and --out")
-    else:
-        FIXED[name].run(out or (suite.QUICK_RESULTS if quick else suite.RESULTS), quick)
+    study = STUDIES[name]
+    options = {"optimizers": optimizers, "seeds": seeds, "epochs": epochs}
+    chosen = {option: value for option, value in options.items() if value is not None}
+    if not chosen.keys() <= set(study.options):
+        possible = ", ".join(f"--{option}" for option in (*study.options, "quick"))
+        raise click.UsageError(f"{name} has only the options {possible} and --out")
+    study.run(out or (QUICK_RESULTS if quick else RESULTS), quick, **chosen)
 
 
 def _sections(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple:
@@ -129,4 +119,4 @@ def speed(only: tuple[str, ...], out: Path | None, quick: bool) -> None:
     """
     from benchmarks import speed as measurements
 
-    measurements.run(out or (suite.QUICK_RESULTS if quick else suite.RESULTS), quick, only)
+    measurements.run(out or (QUICK_RESULTS if quick else RESULTS), quick, only)

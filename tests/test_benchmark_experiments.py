@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from benchmarks.data import Dataset, labelled_images, measurements, sequences
-from benchmarks.studies import EXPERIMENTS
+from benchmarks.studies import STUDIES
 from benchmarks.training import runs
+from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.mini_batches import Trainer
 from benchmarks.training.optimizers import OPTIMIZERS
 from benchmarks.training.runs import Run
@@ -37,8 +38,9 @@ def small_data(monkeypatch):
     monkeypatch.setattr(sequences, "load_shakespeare", lambda: text)
 
 
+BY_BATCHES = {n: study for n, study in STUDIES.items() if isinstance(study, MiniBatchStudy)}
 # Other sizes of the batches, optimizers that others have, or networks that are mostly compiling.
-SLOW = [name for name in EXPERIMENTS if "-batch-" in name]
+SLOW = [name for name in BY_BATCHES if "-batch-" in name]
 SLOW += ["digits-variants", "mnist-mlp", "mnist-lenet", "char-lstm", "casp-16"]
 SLOW += ["mnist-lsr1", "cifar-lsr1", "cifar-lsr1-bn", "cifar-resnet20"]
 SLOW += ["mnist-cnn", "mnist-svr-cnn", "cifar-svr-cnn", "wine-32-equal", "casp-64-equal"]
@@ -48,7 +50,7 @@ SLOW += ["mnist-cnn", "mnist-svr-cnn", "cifar-svr-cnn", "wine-32-equal", "casp-6
     ("name", "quick"),
     [
         pytest.param(name, False, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name in EXPERIMENTS
+        for name in BY_BATCHES
         if name != "counting-variants"
     ]
     + [("mnist-pixels", True), ("char-rnn", True)],
@@ -56,7 +58,7 @@ SLOW += ["mnist-cnn", "mnist-svr-cnn", "cifar-svr-cnn", "wine-32-equal", "casp-6
 def test_every_experiment_trains(name, quick, monkeypatch, tmp_path):
     small_data(monkeypatch)
     monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path / "checkpoints")
-    task = EXPERIMENTS[name].build(quick)
+    task = BY_BATCHES[name].build(quick)
     json.dumps(task.settings)
     task = dataclasses.replace(
         task,
@@ -72,7 +74,7 @@ def test_every_experiment_trains(name, quick, monkeypatch, tmp_path):
     assert columns["gradient_evaluations"] == [0, 2]
     assert columns["train_loss"][0] != columns["train_loss"][1]
     assert ("test_accuracy" in columns) != name.startswith(("counting", "wine", "casp"))
-    assert EXPERIMENTS[name].summary.endswith(".")
+    assert BY_BATCHES[name].summary.endswith(".")
 
 
 @pytest.mark.parametrize(("name", "informed"), [("mnist-rows", True), ("mnist-pixels", False)])
@@ -82,7 +84,7 @@ def test_what_the_first_gradient_knows_of_the_images(name, informed):
     The recurrent matrix of N(0, 0.01²) has spectral radius 0.1, and the last rows are blank: after
     784 steps nothing of the digit is left in the last state.
     """
-    task = EXPERIMENTS[name].build(False)
+    task = BY_BATCHES[name].build(False)
     params = task.params(0)
     inputs, targets = (x[:200] for x in task.train)
 

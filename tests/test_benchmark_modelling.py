@@ -17,14 +17,13 @@ from benchmarks.cli import main
 from benchmarks.models import function_fit as task
 from benchmarks.reports import fits as report
 from benchmarks.reports import records
-from benchmarks.studies import function_modelling as curve
-from benchmarks.studies import levy
-from benchmarks.studies.function_modelling import METHODS, STUDY
-from benchmarks.training import fits as running
+from benchmarks.studies import STUDIES, levy
+from benchmarks.studies.function_modelling import FIT, METHODS
+from benchmarks.training import fits, learning_rates
 from benchmarks.training import full_batches as training
-from benchmarks.training import learning_rates
-from benchmarks.training.fit_methods import Method
+from benchmarks.training.fit import Method
 from benchmarks.training.full_batches import Runner
+from benchmarks.training.study import FixedStudy
 
 GRADIENT_DESCENT = Method("gradient descent", optax.sgd, first_order=True, ours=False)
 
@@ -35,19 +34,27 @@ def command(*arguments):
     return result.output
 
 
+def replace(monkeypatch, name, fit, **changes):
+    """Changes what a study fits, and how long."""
+    changed = FixedStudy(
+        name, None, functools.partial(fits.run, dataclasses.replace(fit, **changes))
+    )
+    monkeypatch.setitem(STUDIES, name, changed)
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Makes the quick form smaller still, and returns it."""
     quick = {"quick_iterations": 30, "quick_runs": 2}
     quick["quick_methods"] = ("adam-customary", "mnaq-0.95")
-    monkeypatch.setattr(curve, "STUDY", dataclasses.replace(STUDY, **quick))
+    replace(monkeypatch, "function-modelling", FIT, **quick)
     return functools.partial(command, "run", "function-modelling", "--quick", "--out", tmp_path)
 
 
 def test_network_has_the_papers_size():
-    start = STUDY.task.start
+    start = FIT.task.start
     assert optax.tree.size(start(0)) == 22
-    assert optax.tree.size(levy.STUDY.task.start(0)) == 351
+    assert optax.tree.size(levy.FIT.task.start(0)) == 351
     drawn = np.concatenate([np.ravel(leaf) for seed in range(50) for leaf in start(seed)])
     assert abs(drawn).max() <= 0.5
     assert abs(drawn).max() > 0.49
@@ -56,7 +63,7 @@ def test_network_has_the_papers_size():
 
 
 def test_points_fill_the_unit_interval_and_follow_the_curve(x64):
-    train, test = STUDY.task.train(), STUDY.task.test()
+    train, test = FIT.task.train(), FIT.task.test()
     assert len(train.inputs) == 400
     assert len(test.inputs) == 10_000
     for scaled in train:
@@ -74,8 +81,8 @@ def test_points_fill_the_unit_interval_and_follow_the_curve(x64):
 
 
 def test_error_is_half_the_mean_square(x64):
-    params = levy.STUDY.task.start(3)
-    given = jax.tree.map(lambda values: values[:11], levy.STUDY.task.test())
+    params = levy.FIT.task.start(3)
+    given = jax.tree.map(lambda values: values[:11], levy.FIT.task.test())
     hidden = 1 / (1 + np.exp(-(given.inputs @ params.input_kernel + params.hidden_bias)))
     outputs = hidden @ params.output_kernel + params.output_bias
     expected = 0.5 * np.mean((outputs - given.targets) ** 2)
@@ -83,9 +90,9 @@ def test_error_is_half_the_mean_square(x64):
 
 
 def test_run_follows_the_optimizer_and_records_its_end():
-    content = Runner(STUDY.task, GRADIENT_DESCENT, 1e-6, 25).run(0, 0.5)
+    content = Runner(FIT.task, GRADIENT_DESCENT, 1e-6, 25).run(0, 0.5)
     with jax.enable_x64(True):
-        params, given = STUDY.task.start(0), STUDY.task.train()
+        params, given = FIT.task.start(0), FIT.task.train()
         gradient = jax.jit(jax.grad(task.error))
         for _ in range(25):
             grads = gradient(params, given)
@@ -103,7 +110,7 @@ def test_run_follows_the_optimizer_and_records_its_end():
 
 
 def test_quasi_newton_run_ends_where_the_gradient_vanishes():
-    runner = Runner(STUDY.task, METHODS["moq"], 0.01, 1000)
+    runner = Runner(FIT.task, METHODS["moq"], 0.01, 1000)
     content = runner.run(0)
     assert content["status"] == training.CONVERGED
     assert 1 < content["iterations"] < 1000
@@ -119,7 +126,7 @@ def test_precision_is_the_methods_own():
             lambda updates, params: (seen.append(params.input_kernel.dtype), updates)[1]
         )
         peer = Method("peer", make, first_order=True, ours=False)
-        Runner(STUDY.task, method(peer), 0.0, 1).run(0, 0.1)
+        Runner(FIT.task, method(peer), 0.0, 1).run(0, 0.1)
         return {str(dtype) for dtype in seen}
 
     assert dtypes(lambda method: method) == {"float64"}
@@ -128,7 +135,7 @@ def test_precision_is_the_methods_own():
 
 
 def test_divergence_is_recorded():
-    content = Runner(STUDY.task, GRADIENT_DESCENT, 1e-6, 100).run(0, 1e300)
+    content = Runner(FIT.task, GRADIENT_DESCENT, 1e-6, 100).run(0, 1e300)
     assert content["status"] == records.DIVERGED
     assert content["train_error"] is None
     assert content["iterations"] < 100
@@ -166,26 +173,25 @@ def test_quick_form_writes_its_files_and_reuses_them(small, tmp_path):
 
 
 def test_other_settings_start_afresh(small, monkeypatch):
-    monkeypatch.setattr(
-        curve, "STUDY", dataclasses.replace(curve.STUDY, quick_methods=("adam-customary",))
-    )
+    quick = {"quick_methods": ("adam-customary",), "quick_runs": 2}
+    replace(monkeypatch, "function-modelling", FIT, **quick, quick_iterations=30)
     small()
-    monkeypatch.setattr(curve, "STUDY", dataclasses.replace(curve.STUDY, quick_iterations=20))
+    replace(monkeypatch, "function-modelling", FIT, **quick, quick_iterations=20)
     output = small()
     assert "has other settings; starting afresh" in output
     assert "reused" not in output
 
 
 def test_rates_are_tuned_on_other_runs_and_kept(monkeypatch, tmp_path):
-    study = dataclasses.replace(STUDY, max_iterations=40)
-    running.run(study, tmp_path, methods=("adam",), seeds=1)
+    fit = dataclasses.replace(FIT, max_iterations=40)
+    fits.run(fit, tmp_path / "function-modelling", methods=("adam",), seeds=1)
     path = tmp_path / "function-modelling" / "function-modelling.json"
     entry = json.loads(path.read_text())["methods"]["adam"]
     rates = {f"{rate:g}" for rate in learning_rates.grid(METHODS["adam"].middle_rate)}
     assert rates <= entry["grid"].keys()
     assert entry["grid"][f"{entry['learning_rate']:g}"] == min(entry["grid"].values())
-    runner = Runner(STUDY.task, METHODS["adam"], 1e-6, 40)
-    tuned = [runner.run(seed, entry["learning_rate"])["train_error"] for seed in study.tuning_seeds]
+    runner = Runner(FIT.task, METHODS["adam"], 1e-6, 40)
+    tuned = [runner.run(seed, entry["learning_rate"])["train_error"] for seed in fit.tuning_seeds]
     assert entry["grid"][f"{entry['learning_rate']:g}"] == pytest.approx(np.mean(tuned), rel=1e-5)
     assert "other runs by learning rate" in path.with_name("results.md").read_text()
 
@@ -209,7 +215,7 @@ def test_table_stands_beside_the_papers():
         "mbfgs": {"learning_rate": None, "runs": runs(0.001, 0.002, 0.006)},
         "adagrad": {"learning_rate": 1.0, "runs": runs(0.001, None)},
     }
-    _, _, first, second = report.table(STUDY, shown).splitlines()
+    _, _, first, second = report.table(FIT, shown).splitlines()
     cells = [cell.strip() for cell in first.strip("|").split("|")]
     assert cells == [
         "mBFGS (mNAQ, μ = 0)",
@@ -233,7 +239,7 @@ def test_table_stands_beside_the_papers():
 def test_every_line_of_the_slides_is_there():
     averages = [method.published.train.average for method in METHODS.values() if method.published]
     assert set(averages) == {59.8, 3.34, 4.15, 15.14, 5.24, 1.94, 0.974, 1.53, 1.30}
-    drawn = {name for names in STUDY.panels.values() for name in names}
+    drawn = {name for names in FIT.panels.values() for name in names}
     assert drawn <= METHODS.keys()
     assert drawn | levy.METHODS.keys() == report._COLOURS.keys()
 
@@ -255,10 +261,8 @@ def test_levy_function():
 
 def test_levy_by_a_trust_region(monkeypatch, tmp_path):
     """No figures of the paper in the table, but skipped updates and rejected steps."""
-    study = dataclasses.replace(
-        levy.STUDY, quick_methods=("lsr1", "lbfgs"), quick_iterations=20, quick_runs=1
-    )
-    monkeypatch.setattr(levy, "STUDY", study)
+    quick = {"quick_methods": ("lsr1", "lbfgs"), "quick_iterations": 20, "quick_runs": 1}
+    replace(monkeypatch, "levy", levy.FIT, **quick)
     command("run", "levy", "--quick", "--out", tmp_path)
     folder = tmp_path / "levy"
     content = json.loads((folder / "levy.json").read_text())

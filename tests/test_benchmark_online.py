@@ -17,10 +17,9 @@ import naqopt
 from benchmarks.cli import main
 from benchmarks.models import convolutional, perceptron
 from benchmarks.reports import records, tables
-from benchmarks.studies import EXPERIMENTS, classifiers, logistic
-from benchmarks.training import experiment as suite
-from benchmarks.training import problem, runs
-from benchmarks.training.experiment import Experiment
+from benchmarks.studies import STUDIES, classifiers, logistic
+from benchmarks.training import mini_batch_study, problem, runs
+from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.mini_batches import Trainer
 from benchmarks.training.optimizers import OPTIMIZERS
 from benchmarks.training.problem import Problem
@@ -235,12 +234,14 @@ def test_optax_lbfgs_ends_above_its_start(batch_size):
 def test_printed_rate_and_figures_stand_beside_the_tuned(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.setattr(
-        suite, "_learning_rate", lambda run, *_: {"adam": 0.01, "sgd": 0.1}[run.optimizer]
+        mini_batch_study,
+        "_learning_rate",
+        lambda run, *_: {"adam": 0.01, "sgd": 0.1}[run.optimizer],
     )
     for name in ("adam", "sgd"):
         row = dataclasses.replace(OPTIMIZERS[name], printed_rate=0.1)
         monkeypatch.setitem(OPTIMIZERS, name, row)
-    experiment = Experiment(
+    experiment = MiniBatchStudy(
         "tiny",
         lambda quick: normalized_problem(hits=problem.accuracies),
         3,
@@ -249,7 +250,7 @@ def test_printed_rate_and_figures_stand_beside_the_tuned(tmp_path, monkeypatch):
         optimizers=("adam", "sgd"),
         published={"sgd": "97.9%"},
     )
-    monkeypatch.setitem(EXPERIMENTS, "tiny", experiment)
+    monkeypatch.setitem(STUDIES, "tiny", experiment)
     result = CliRunner().invoke(main, ["run", "tiny", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "tiny"

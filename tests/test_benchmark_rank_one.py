@@ -13,9 +13,9 @@ from flax import nnx
 from benchmarks.cli import main
 from benchmarks.models import convolutional, perceptron
 from benchmarks.reports import tables
-from benchmarks.studies import EXPERIMENTS, lenets
+from benchmarks.studies import STUDIES, lenets
 from benchmarks.training import problem, runs
-from benchmarks.training.experiment import Experiment
+from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.mini_batches import Trainer
 from benchmarks.training.optimizers import OPTIMIZERS
 from benchmarks.training.problem import Problem
@@ -151,7 +151,7 @@ def test_weight_decay_is_trained_on_and_not_reported():
 def test_a_method_without_a_rate_beside_one_of_other_batches(tmp_path, monkeypatch):
     """No grid is searched for it; the others' batches, targets and skipped pairs have columns."""
     monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path / "checkpoints")
-    experiment = Experiment(
+    experiment = MiniBatchStudy(
         "tiny",
         tiny_problem,
         epochs=2,
@@ -161,7 +161,7 @@ def test_a_method_without_a_rate_beside_one_of_other_batches(tmp_path, monkeypat
         batch_sizes={"adam": 6},
         target_errors=(1.0, 0.0),
     )
-    monkeypatch.setitem(EXPERIMENTS, "tiny", experiment)
+    monkeypatch.setitem(STUDIES, "tiny", experiment)
     result = CliRunner().invoke(main, ["run", "tiny", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "tiny"

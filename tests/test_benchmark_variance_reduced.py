@@ -13,7 +13,7 @@ from flax import nnx
 import naqopt
 from benchmarks.models import perceptron
 from benchmarks.reports import plots, tables
-from benchmarks.studies import EXPERIMENTS, classifiers, regression
+from benchmarks.studies import STUDIES, classifiers, regression
 from benchmarks.training import problem
 from benchmarks.training.mini_batches import Trainer
 from benchmarks.training.optimizers import OPTIMIZERS
@@ -70,7 +70,7 @@ def test_networks_have_the_papers_sizes_and_start(build, count):
 
 def test_regressions_have_the_papers_sets_in_standard_units():
     for name, sizes in {"wine-8": (3_918, 980), "casp-64": (36_584, 9_146)}.items():
-        task = EXPERIMENTS[name].build(False)
+        task = STUDIES[name].build(False)
         assert (len(task.train[0]), len(task.test[0])) == sizes
         assert task.batch_size == int(name.partition("-")[2])
         for values in task.train:

@@ -16,10 +16,10 @@ from benchmarks.cli import main
 from benchmarks.data import sequences
 from benchmarks.models import recurrent
 from benchmarks.reports import plots, records, tables
-from benchmarks.studies import EXPERIMENTS
+from benchmarks.studies import STUDIES
 from benchmarks.training import learning_rates, problem, runs
 from benchmarks.training import mini_batches as training
-from benchmarks.training.experiment import Experiment
+from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.mini_batches import Trainer
 from benchmarks.training.optimizers import OPTIMIZERS
 from benchmarks.training.problem import Problem
@@ -45,8 +45,8 @@ def tiny_problem(quick: bool = False) -> Problem:
 def tiny(monkeypatch, tmp_path):
     """Adds a tiny experiment and keeps checkpoints out of the repository."""
     monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path / "checkpoints")
-    experiment = Experiment("tiny", tiny_problem, 3, 2, seeds=2, optimizers=("adam", "adagrad"))
-    monkeypatch.setitem(EXPERIMENTS, "tiny", experiment)
+    experiment = MiniBatchStudy("tiny", tiny_problem, 3, 2, seeds=2, optimizers=("adam", "adagrad"))
+    monkeypatch.setitem(STUDIES, "tiny", experiment)
     return experiment
 
 
@@ -63,14 +63,14 @@ def a_run(**changes):
 def test_list_names_everything():
     result = command("list")
     assert result.exit_code == 0
-    for name in [*EXPERIMENTS, *OPTIMIZERS]:
+    for name in [*STUDIES, *OPTIMIZERS]:
         assert name in result.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "nothing"), "unknown experiment nothing; there are counting, mnist-rows"),
+        (("run", "nothing"), "unknown experiment nothing; there are char-rnn, char-lstm"),
         (("run", "tiny", "--optimizers", "adam,sdg"), "unknown optimizer sdg; there are adam, ada"),
         (("run", "tiny", "--optimizers", ","), "no optimizer given; there are adam"),
         (("run", "tiny", "--seeds", "0"), "Invalid value for '--seeds'"),
@@ -345,8 +345,8 @@ def test_lstm_follows_its_equations():
 
 
 def test_equal_gradients_halve_the_epochs():
-    assert [EXPERIMENTS["counting-variants"].epochs_for(n, 75) for n in (1, 2)] == [75, 38]
-    assert EXPERIMENTS["counting"].epochs_for(2, 75) == 75
+    assert [STUDIES["counting-variants"].epochs_for(n, 75) for n in (1, 2)] == [75, 38]
+    assert STUDIES["counting"].epochs_for(2, 75) == 75
 
 
 def finished(rate, losses):

@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.models.function_fit import Params, output
 from benchmarks.reports import plots, tables
-from benchmarks.training.fit_methods import Errors
-from benchmarks.training.fit_study import Study
+from benchmarks.training.fit import Errors, Fit
 from benchmarks.training.full_batches import CONVERGED
 
 Content = Mapping[str, Any]
@@ -50,11 +49,11 @@ _COLOURS = {
 }
 
 
-def write(study: Study, content: Content, names: Sequence[str], folder: Path) -> Path:
+def write(fit: Fit, content: Content, names: Sequence[str], folder: Path) -> Path:
     """Prints the table and writes it and the picture.
 
     Args:
-      study: whose results they are.
+      fit: whose results they are.
       content: the file of results.
       names: the methods to show, in this order.
       folder: where `results.md` and the PNG go.
@@ -63,21 +62,21 @@ def write(study: Study, content: Content, names: Sequence[str], folder: Path) ->
       The path of the picture.
     """
     shown = {name: content["methods"][name] for name in names}
-    text = [f"# {content['title']}", _described(study, content), table(study, shown)]
-    grids = _grids(study, shown)
+    text = [f"# {content['title']}", _described(fit, content), table(fit, shown)]
+    grids = _grids(fit, shown)
     if grids:
-        others = f"of {study.tuning_runs} other runs by learning rate:"
+        others = f"of {fit.tuning_runs} other runs by learning rate:"
         text += [f"Average training error, 10⁻³, {others}", grids]
     (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     click.echo("\n" + "\n\n".join(text[2:]) + "\n")
-    path = picture(study, content["title"], shown, folder / f"{folder.name}.png")
+    path = picture(fit, content["title"], shown, folder / f"{folder.name}.png")
     click.echo(f"table: {folder / 'results.md'}\ncurves: {path}")
     return path
 
 
-def table(study: Study, shown: Mapping[str, Content]) -> str:
+def table(fit: Fit, shown: Mapping[str, Content]) -> str:
     """Returns a line for each method, the paper's figures beside ours where there are any."""
-    compared = any(study.methods[name].published for name in shown)
+    compared = any(fit.methods[name].published for name in shown)
     runs_of_all = [run for entry in shown.values() for run in entry["runs"]]
     trust_region = any(run.get("diagnostics", {}).get("radius") for run in runs_of_all)
     paper_column = ["paper's"] if compared else []
@@ -92,7 +91,7 @@ def table(study: Study, shown: Mapping[str, Content]) -> str:
         return [text] if compared else []
 
     for name, entry in shown.items():
-        method, runs = study.methods[name], entry["runs"]
+        method, runs = fit.methods[name], entry["runs"]
         paper, rate = method.published, entry["learning_rate"]
         train, test = (
             [1e3 * _number(run[kind]) for run in runs] for kind in ("train_error", "test_error")
@@ -131,25 +130,25 @@ def _refusals(runs: Sequence[Content]) -> list[str]:
     return [skipped, f"{sums['steps_rejected'] / len(runs):,.0f}" if sums["radius"] else ""]
 
 
-def picture(study: Study, title: str, shown: Mapping[str, Content], path: Path) -> Path:
+def picture(fit: Fit, title: str, shown: Mapping[str, Content], path: Path) -> Path:
     """Draws the training errors against iterations, and one panel more.
 
     That is the fit of the best run for a function of one variable, otherwise the training errors
     against time.
     """
-    panels = len(study.panels) + 1
+    panels = len(fit.panels) + 1
     figure, axes = plt.subplots(1, panels, figsize=(17, 5.2), layout="constrained")
-    for axis, (panel, names) in zip(axes, study.panels.items(), strict=False):
+    for axis, (panel, names) in zip(axes, fit.panels.items(), strict=False):
         if axis is not axes[0]:
             axis.sharey(axes[0])
-        _errors_of(axis, study, {name: shown[name] for name in names if name in shown})
+        _errors_of(axis, fit, {name: shown[name] for name in names if name in shown})
         axis.set(xlabel="iteration", title=panel)
     axes[0].set_ylabel("training error E")
-    if study.task.variables == 1:
-        _fit(axes[-1], study, shown)
+    if fit.task.variables == 1:
+        _fit(axes[-1], fit, shown)
     else:
         axes[-1].sharey(axes[0])
-        _errors_of(axes[-1], study, shown, by_time=True)
+        _errors_of(axes[-1], fit, shown, by_time=True)
         axes[-1].set(xlabel="CPU time (s)", title="by time, spread evenly over a run's iterations")
     plots.decorate(axes[-1])
     counts = sorted({len(entry["runs"]) for entry in shown.values()})
@@ -160,23 +159,21 @@ def picture(study: Study, title: str, shown: Mapping[str, Content], path: Path) 
     return path
 
 
-def _errors_of(
-    axis: Axes, study: Study, shown: Mapping[str, Content], by_time: bool = False
-) -> None:
+def _errors_of(axis: Axes, fit: Fit, shown: Mapping[str, Content], by_time: bool = False) -> None:
     """Draws the curves of some methods."""
     for name, entry in shown.items():
-        _line(axis, study, name, entry, by_time)
+        _line(axis, fit, name, entry, by_time)
     axis.set(xscale="log", yscale="log")
     if axis.lines:
         axis.legend(
             fontsize=8,
             frameon=False,
-            loc="lower left" if study.task.variables == 1 else "upper right",
+            loc="lower left" if fit.task.variables == 1 else "upper right",
         )
     plots.decorate(axis)
 
 
-def _line(axis: Axes, study: Study, name: str, entry: Content, by_time: bool) -> None:
+def _line(axis: Axes, fit: Fit, name: str, entry: Content, by_time: bool) -> None:
     """Draws the median and range of a method; a run that has ended keeps its error."""
     curves = [run["curve"] for run in entry["runs"]]
     marks = sorted({mark for curve in curves for mark in curve["iterations"] if mark})
@@ -191,7 +188,7 @@ def _line(axis: Axes, study: Study, name: str, entry: Content, by_time: bool) ->
             for curve in curves
         ]
     )
-    colour, method = _COLOURS[name], study.methods[name]
+    colour, method = _COLOURS[name], fit.methods[name]
     seconds = sum(run["seconds"] for run in entry["runs"])
     iterations = sum(run["iterations"] for run in entry["runs"])
     unit = seconds / iterations if by_time else 1
@@ -207,17 +204,17 @@ def _line(axis: Axes, study: Study, name: str, entry: Content, by_time: bool) ->
         axis.plot(*zip(*ends, strict=True), ".", color=colour, markersize=4, alpha=0.7)
 
 
-def _fit(axis: Axes, study: Study, shown: Mapping[str, Content]) -> None:
+def _fit(axis: Axes, fit: Fit, shown: Mapping[str, Content]) -> None:
     """Draws the curve, and what the best runs of ours and of the first-order methods make of it."""
-    points = study.task.test()
+    points = fit.task.test()
     xs = points.inputs[:, 0]
     axis.plot(xs, points.targets, color="#202428", linewidth=3, alpha=0.3, label="curve")
     for first_order, colour in ((True, _COLOURS["adam"]), (False, _COLOURS["mnaq-0.95"])):
         runs = [
-            (_number(run["train_error"]), study.methods[name].label, run["params"])
+            (_number(run["train_error"]), fit.methods[name].label, run["params"])
             for name, entry in shown.items()
             for run in entry["runs"]
-            if study.methods[name].first_order == first_order
+            if fit.methods[name].first_order == first_order
         ]
         if runs:
             error, label, params = min(runs)
@@ -229,12 +226,12 @@ def _fit(axis: Axes, study: Study, shown: Mapping[str, Content]) -> None:
     axis.legend(fontsize=8, frameon=False)
 
 
-def _grids(study: Study, shown: Mapping[str, Content]) -> str:
+def _grids(fit: Fit, shown: Mapping[str, Content]) -> str:
     grids = {name: entry for name, entry in shown.items() if entry["grid"]}
     rates = sorted({rate for entry in grids.values() for rate in entry["grid"]}, key=float)
     rows = []
     for name, entry in grids.items():
-        row = [study.methods[name].label]
+        row = [fit.methods[name].label]
         for rate in rates:
             text = _short(1e3 * _number(entry["grid"][rate])) if rate in entry["grid"] else ""
             row.append(f"**{text}**" if float(rate) == entry["learning_rate"] else text)
@@ -242,16 +239,16 @@ def _grids(study: Study, shown: Mapping[str, Content]) -> str:
     return tables.markdown(["learning rate", *rates], rows) if grids else ""
 
 
-def _described(study: Study, content: Content) -> str:
+def _described(fit: Fit, content: Content) -> str:
     settings = content["settings"]
-    parameters = (study.task.variables + 2) * study.task.hidden + 1
+    parameters = (fit.task.variables + 2) * fit.task.hidden + 1
     description = (
         f"{settings['points']:,} points, {settings['test_points']:,} for testing, {parameters} "
         f"parameters. At most {settings['max_iterations']:,} iterations; all but the first-order "
         f"methods end where the gradient's norm is at most {settings['tolerance']:g}. float64 "
         f"where not said otherwise. {content['device']}."
     )
-    return f"{description} {study.source}".strip()
+    return f"{description} {fit.source}".strip()
 
 
 def _number(value: float | None) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.data import sequences
 from benchmarks.models import recurrent
 from benchmarks.training import problem
+from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.problem import Problem
 
 HIDDEN = 100
@@ -89,3 +90,9 @@ def _problem(
         evaluated=tested // LENGTH,
         prepare=lambda codes: jax.nn.one_hot(codes, symbols),
     )
+
+
+STUDIES = (
+    MiniBatchStudy("char-rnn", build_rnn, epochs=10, quick_epochs=15, seeds=3),
+    MiniBatchStudy("char-lstm", build_lstm, epochs=10, quick_epochs=15, seeds=3),
+)

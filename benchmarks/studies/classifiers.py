@@ -12,6 +12,8 @@ from flax import nnx
 from benchmarks.data import Dataset, labelled_images
 from benchmarks.models import convolutional, perceptron
 from benchmarks.training import problem
+from benchmarks.training.mini_batch_study import MiniBatchStudy
+from benchmarks.training.optimizers import DENSE, LIMITED
 from benchmarks.training.problem import Problem
 
 # Of all the pixels of MNIST's training images, in [0, 1].
@@ -219,3 +221,45 @@ def _classified(
         losses=problem.cross_entropies,
         hits=problem.accuracies,
     )
+
+
+_REDUCED = ("adam", "svrg", "svrg2", "olnaq-80", "svr-lnaq")
+STUDIES = (
+    MiniBatchStudy(
+        "digits-mlp",
+        build_digits_mlp,
+        epochs=25,
+        quick_epochs=10,
+        seeds=5,
+        optimizers=("adam", "sgd", *DENSE, *LIMITED),
+        published={"obfgs": "92.5%", "onaq": "92.5%", "omoq": "92.8%"},
+    ),
+    MiniBatchStudy(
+        "mnist-mlp",
+        build_mnist_mlp,
+        epochs=10,
+        quick_epochs=3,
+        seeds=3,
+        optimizers=("adam", "sgd", *LIMITED),
+        published={"olbfgs": "96.37%", "olnaq": "97.90%", "olmoq": "97.67%"},
+    ),
+    MiniBatchStudy(
+        "mnist-cnn",
+        build_mnist_cnn,
+        epochs=10,
+        quick_epochs=3,
+        seeds=1,
+        optimizers=("adam", "sgd", "olbfgs", "olnaq-95", "olmoq-halved"),
+        published={"olbfgs": "86.4%", "olnaq-95": "97.2%"},
+    ),
+    MiniBatchStudy(
+        "mnist-lenet",
+        build_mnist_lenet,
+        epochs=10,
+        quick_epochs=3,
+        seeds=1,
+        optimizers=("adam", "sgd", "olbfgs", "olnaq", "olmoq-halved", "lsr1", "sr1n"),
+    ),
+    MiniBatchStudy("mnist-svr-cnn", build_mnist_svr_cnn, 25, 3, seeds=1, optimizers=_REDUCED),
+    MiniBatchStudy("cifar-svr-cnn", build_cifar_svr_cnn, 25, 3, seeds=1, optimizers=_REDUCED),
+)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from benchmarks.data import sequences
 from benchmarks.models import recurrent
 from benchmarks.training import problem
+from benchmarks.training.mini_batch_study import MiniBatchStudy
+from benchmarks.training.optimizers import ASNAQ_VARIANTS
 from benchmarks.training.problem import Problem
 
 LENGTH = 20
@@ -47,3 +49,24 @@ def build(quick: bool) -> Problem:
         batch_size=BATCH_SIZE,
         losses=problem.squared_errors,
     )
+
+
+STUDIES = (
+    MiniBatchStudy(
+        "counting",
+        build,
+        epochs=75,
+        quick_epochs=30,
+        seeds=5,
+        optimizers=("adam", "adagrad", "adaqn", "adaqn-monitored", "asnaq"),
+    ),
+    MiniBatchStudy(
+        "counting-variants",
+        build,
+        epochs=100,
+        quick_epochs=20,
+        seeds=5,
+        optimizers=ASNAQ_VARIANTS,
+        equal_gradients=True,
+    ),
+)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from benchmarks.data import labelled_images
 from benchmarks.models import recurrent
 from benchmarks.training import problem
+from benchmarks.training.mini_batch_study import MiniBatchStudy
+from benchmarks.training.optimizers import ASNAQ_VARIANTS
 from benchmarks.training.problem import Problem
 
 HIDDEN = 32
@@ -41,3 +43,16 @@ def build(quick: bool) -> Problem:
         losses=problem.cross_entropies,
         hits=problem.accuracies,
     )
+
+
+STUDIES = (
+    MiniBatchStudy(
+        "digits-variants",
+        build,
+        epochs=100,
+        quick_epochs=20,
+        seeds=5,
+        optimizers=ASNAQ_VARIANTS,
+        equal_gradients=True,
+    ),
+)

@@ -14,8 +14,8 @@ the smaller type does. Beside the tuned learning rates of the first-order method
 stand the customary ones.
 """
 
+import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,10 @@ import optax
 
 import naqopt
 from benchmarks.models.function_fit import Task
-from benchmarks.training import fits as running
-from benchmarks.training.fit_methods import Errors, Method, Published
-from benchmarks.training.fit_study import Study
+from benchmarks.training import fits
+from benchmarks.training.fit import Errors, Fit, Method, Published
+from benchmarks.training.study import FixedStudy
 
-NAME = "function-modelling"
 DENSE = {"memory_size": None}
 
 
@@ -116,8 +115,7 @@ PANELS = {
         *("naq-term", "naq", "moq-term", "moq"),
     ),
 }
-STUDY = Study(
-    name=NAME,
+FIT = Fit(
     title="Function modelling, y = 1 + (x + 2x²) sin(−x²) by a 1-7-1 network",
     task=Task(
         curve,
@@ -138,7 +136,4 @@ STUDY = Study(
     "known.",
 )
 
-
-def run(out: Path, quick: bool = False) -> Path:
-    """Runs the experiment, or what is missing of it, and returns the path of the plot."""
-    return running.run(STUDY, out, quick)
+STUDIES = (FixedStudy("function-modelling", __doc__, functools.partial(fits.run, FIT)),)

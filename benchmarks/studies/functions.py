@@ -6,17 +6,18 @@ from pathlib import Path
 import click
 
 from benchmarks.functions.problems import PROBLEMS
+from benchmarks.training.study import FixedStudy
 
 NAME = "functions"
 STARTS, QUICK_STARTS = 5, 2
 QUICK_PROBLEMS = ("rosenbrock-2", "beale", "levy-2", "booth")
 
 
-def run(out: Path, quick: bool = False) -> Path:
+def run(folder: Path, quick: bool) -> Path:
     """Runs the comparison, or what is missing of it.
 
     Args:
-      out: the results go to a folder of the experiment's name in here.
+      folder: where the results go.
       quick: the small form, fewer problems from fewer starts.
 
     Returns:
@@ -33,7 +34,6 @@ def run(out: Path, quick: bool = False) -> Path:
     starts = QUICK_STARTS if quick else STARTS
     title = f"{NAME}: {len(problems)} problems from {starts} starts each"
     title += " (QUICK form, fewer problems and starts)" if quick else ""
-    folder = out / NAME
     click.echo(f"{title}\nresults in {folder}")
     what = comparison.Comparison(NAME, problems, SOLVERS, starts, quick)
     with comparison.float64():
@@ -46,3 +46,6 @@ def run(out: Path, quick: bool = False) -> Path:
     click.echo(f"pictures: {profile}, {beale}")
     click.echo(f"{time.perf_counter() - started:.0f} s in all")
     return profile
+
+
+STUDIES = (FixedStudy(NAME, __doc__, run),)

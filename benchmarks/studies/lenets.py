@@ -8,6 +8,7 @@ from flax import nnx
 
 from benchmarks.models import convolutional
 from benchmarks.studies import classifiers
+from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.problem import Problem
 
 
@@ -122,3 +123,51 @@ def _named(batch_norm: bool) -> str:
 
 def _options(weight_decay: float) -> dict[str, Any]:
     return {"weight_decay": weight_decay, "stepwise": True, "evaluated": 2_000}
+
+
+_BUILDS = {"mnist": build_mnist, "cifar": build_cifar}
+_FIRST_ORDER_BATCHES = {"mnist": 20, "cifar": 96}
+# The paper's sizes, which it trains for 50, 50 and 200 epochs.
+_BATCHES_AND_EPOCHS = ((500, 10), (1000, 10), (10_000, 30))
+_TARGET_ERRORS = {"mnist": (0.05, 0.03, 0.02), "cifar": (0.6, 0.5, 0.45)}
+
+
+def _with_and_without_norm(source: str, batch_norm: bool) -> MiniBatchStudy:
+    """Returns an experiment of the paper, the first-order methods at their own batches."""
+    return MiniBatchStudy(
+        f"{source}-lsr1" + ("-bn" if batch_norm else ""),
+        functools.partial(_BUILDS[source], batch_norm=batch_norm),
+        epochs=10,
+        quick_epochs=3,
+        seeds=1,
+        optimizers=("lsr1", "sr1n", "adam", "sgd"),
+        batch_sizes=dict.fromkeys(("adam", "sgd"), _FIRST_ORDER_BATCHES[source]),
+    )
+
+
+def _scaled_batches(source: str, batch_size: int, epochs: int) -> MiniBatchStudy:
+    """Returns a cell of the paper's table on the size of the batches."""
+    options = {"batch_norm": True, "batch_size": batch_size, "images": 20_000}
+    return MiniBatchStudy(
+        f"{source}-batch-{batch_size}",
+        functools.partial(_BUILDS[source], **options),
+        epochs=epochs,
+        quick_epochs=3,
+        seeds=1,
+        optimizers=("lsr1", "adam", "sgd"),
+        target_errors=_TARGET_ERRORS[source],
+    )
+
+
+STUDIES = (
+    *(_with_and_without_norm(images, norm) for images in _BUILDS for norm in (False, True)),
+    *(_scaled_batches(images, *size) for images in _BUILDS for size in _BATCHES_AND_EPOCHS),
+    MiniBatchStudy(
+        "cifar-resnet20",
+        build_resnet,
+        epochs=4,
+        quick_epochs=1,
+        seeds=1,
+        optimizers=("lsr1", "adam", "sgd"),
+    ),
+)

@@ -16,8 +16,8 @@ by the processor's time. The loss still falls when the runs end, and 1,000 point
 parameters: the lowest training errors have the highest test errors.
 """
 
+import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,10 @@ import optax
 
 import naqopt
 from benchmarks.models.function_fit import Task
-from benchmarks.training import fits as running
-from benchmarks.training.fit_methods import Method
-from benchmarks.training.fit_study import Study
+from benchmarks.training import fits
+from benchmarks.training.fit import Fit, Method
+from benchmarks.training.study import FixedStudy
 
-NAME = "levy"
 VARIABLES = 5
 TRAIN_SEED, TEST_SEED = 20_000, 20_001  # far from those that draw the networks
 
@@ -68,8 +67,7 @@ METHODS: Mapping[str, Method] = {
     "adam": Method("Adam", optax.adam, first_order=True, ours=False),
 }
 PANELS = {"by iterations": tuple(METHODS)}
-STUDY = Study(
-    name=NAME,
+FIT = Fit(
     title="Levy's function of five variables by a 5-50-1 network, full batch, m = 10",
     task=Task(
         levy,
@@ -88,7 +86,4 @@ STUDY = Study(
     tuning_runs=5,
 )
 
-
-def run(out: Path, quick: bool = False) -> Path:
-    """Runs the experiment, or what is missing of it, and returns the path of the plot."""
-    return running.run(STUDY, out, quick)
+STUDIES = (FixedStudy("levy", __doc__, functools.partial(fits.run, FIT)),)

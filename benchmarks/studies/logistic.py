@@ -8,6 +8,8 @@ import numpy as np
 import optax
 from flax import nnx
 
+from benchmarks.training.mini_batch_study import MiniBatchStudy
+from benchmarks.training.optimizers import DENSE, LIMITED
 from benchmarks.training.problem import Problem
 
 EXAMPLES = 512
@@ -55,3 +57,16 @@ def build(quick: bool, batch_size: int) -> Problem:
         hits=lambda logits, labels: ((logits > 0) == (labels > 0))[:, 0].astype(jnp.float32),
         steps=5,
     )
+
+
+STUDIES = tuple(
+    MiniBatchStudy(
+        f"logistic-{batch_size}",
+        functools.partial(build, batch_size=batch_size),
+        epochs=60,
+        quick_epochs=20,
+        seeds=5,
+        optimizers=("adam", "sgd", "lbfgs", "adaqn", "asnaq", *DENSE, *LIMITED),
+    )
+    for batch_size in (16, 64)
+)

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.data import labelled_images
 from benchmarks.models import recurrent
 from benchmarks.training import problem
+from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.problem import Problem
 
 HIDDEN = 100
@@ -77,3 +78,9 @@ def _problem(title: str, shape: tuple[int, int], count: int, tested: int) -> Pro
         hits=problem.accuracies,
         prepare=lambda inputs: inputs.astype(jnp.float32) / 255,
     )
+
+
+STUDIES = (
+    MiniBatchStudy("mnist-rows", build_rows, epochs=35, quick_epochs=12, seeds=3),
+    MiniBatchStudy("mnist-pixels", build_pixels, epochs=35, quick_epochs=25, seeds=1),
+)

@@ -8,6 +8,7 @@ from flax import nnx
 from benchmarks.data import Dataset, measurements
 from benchmarks.models import perceptron
 from benchmarks.training import problem
+from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.problem import Problem
 
 
@@ -73,3 +74,38 @@ def _build(
         evaluated=count,
         target_scale=table.target_scale,
     )
+
+
+_SIZES = (
+    (build_wine, "wine", 8),
+    (build_wine, "wine", 32),
+    (build_casp, "casp", 16),
+    (build_casp, "casp", 64),
+)
+_METHODS = ("adam", "svrg", "svrg2", "onaq-80", "olnaq-80", "svr-naq", "svr-lnaq")
+STUDIES = (
+    *(
+        MiniBatchStudy(
+            f"{name}-{batch_size}",
+            functools.partial(build, batch_size=batch_size),
+            epochs=20,
+            quick_epochs=5,
+            seeds=5,
+            optimizers=_METHODS,
+        )
+        for build, name, batch_size in _SIZES
+    ),
+    *(
+        MiniBatchStudy(
+            f"{name}-{batch_size}-equal",
+            functools.partial(build, batch_size=batch_size),
+            # As many gradients for Adam as a variance-reduced method takes in 20 epochs.
+            epochs=60,
+            quick_epochs=9,
+            seeds=5,
+            optimizers=("adam", "svrg", "olnaq-80", "svr-lnaq"),
+            equal_gradients=True,
+        )
+        for build, name, batch_size in _SIZES
+    ),
+)

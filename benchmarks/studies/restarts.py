@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from benchmarks.reports import tables
+from benchmarks.training.study import FixedStudy
 
 NAME = "restarts"
 METHODS = ("naq", "naq-term", "moq", "moq-term", "mnaq")
@@ -22,11 +23,11 @@ EXCESS = (
 Content = Mapping[str, Any]
 
 
-def run(out: Path, quick: bool = False) -> Path:
+def run(folder: Path, quick: bool) -> Path:
     """Runs the comparison, or what is missing of it.
 
     Args:
-      out: the results go to a folder of the experiment's name in here.
+      folder: where the results go.
       quick: the small form, fewer problems, windows and starts.
 
     Returns:
@@ -37,7 +38,6 @@ def run(out: Path, quick: bool = False) -> Path:
     from benchmarks.training import comparison
 
     started = time.perf_counter()
-    folder = out / NAME
     kinds = _kinds()
     if quick:
         kinds = {kind: problems[:2] for kind, problems in kinds.items()}
@@ -163,3 +163,6 @@ def _text(content: Content, rows: Sequence[Mapping[str, Any]]) -> str:
         "Lennard-Jones's potential near their lowest arrangement.\n\n"
         f"{tables.markdown(header, lines)}\n"
     )
+
+
+STUDIES = (FixedStudy(NAME, __doc__, run),)

@@ -27,6 +27,7 @@ from benchmarks.reports import saddles as report
 from benchmarks.reports.progress import progress_bar
 from benchmarks.training import saddles as methods
 from benchmarks.training.saddles import LIMIT, METHODS, RATES, Program
+from benchmarks.training.study import FixedStudy
 
 NAME = "saddles"
 SIDE, QUICK_SIDE = 7, 3
@@ -36,18 +37,17 @@ STEPS_AT_SADDLE = 50
 STEPS_OF_PATH = 300
 
 
-def run(out: Path, quick: bool = False) -> Path:
+def run(folder: Path, quick: bool) -> Path:
     """Runs the study, or what is missing of it.
 
     Args:
-      out: the results go to a folder of the study's name in here.
+      folder: where the results go.
       quick: fewer starts.
 
     Returns:
       The path of the picture.
     """
     started = time.perf_counter()
-    folder = out / NAME
     path = folder / f"{NAME}.json"
     names = QUICK_METHODS if quick else tuple(METHODS)
     content = _opened(path, quick)
@@ -137,3 +137,6 @@ def _columns(runs: Sequence[methods.Run], level: float) -> dict[str, list[int | 
         "gradients": [run.gradients for run in runs],
         "losses": [run.losses for run in runs],
     }
+
+
+STUDIES = (FixedStudy(NAME, __doc__, run),)

@@ -12,6 +12,7 @@ its final training loss is not finite or above that of the start.
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -23,36 +24,41 @@ import click
 from benchmarks.reports import records
 from benchmarks.reports import svr_choices as report
 from benchmarks.reports.progress import progress_bar
-from benchmarks.studies import EXPERIMENTS
+from benchmarks.studies import regression
 from benchmarks.training import svr_choices as training
 from benchmarks.training.problem import Problem
+from benchmarks.training.study import FixedStudy
 from benchmarks.training.svr_variants import VARIANTS, Choices
 
 NAME = "svr-choices"
-TASKS, EPOCHS, SEEDS = ("wine-8", "wine-32", "casp-64"), 20, 5
+TASKS = {
+    "wine-8": functools.partial(regression.build_wine, batch_size=8),
+    "wine-32": functools.partial(regression.build_wine, batch_size=32),
+    "casp-64": functools.partial(regression.build_casp, batch_size=64),
+}
+EPOCHS, SEEDS = 20, 5
 QUICK_TASKS, QUICK_EPOCHS, QUICK_SEEDS = ("wine-32",), 5, 2
 QUICK_VARIANTS = tuple(VARIANTS)
 
 
-def run(out: Path, quick: bool = False) -> Path:
+def run(folder: Path, quick: bool) -> Path:
     """Runs the study, or what is missing of it.
 
     Args:
-      out: the results go to a folder of the study's name in here.
+      folder: where the results go.
       quick: one task, shorter runs from fewer seeds.
 
     Returns:
       The path of the plot.
     """
     started = time.perf_counter()
-    folder = out / NAME
     path = folder / f"{NAME}.json"
-    tasks, names = (QUICK_TASKS, QUICK_VARIANTS) if quick else (TASKS, tuple(VARIANTS))
+    tasks, names = (QUICK_TASKS, QUICK_VARIANTS) if quick else (tuple(TASKS), tuple(VARIANTS))
     epochs, seeds = (QUICK_EPOCHS, QUICK_SEEDS) if quick else (EPOCHS, SEEDS)
     content = _opened(path, quick, {"epochs": epochs, "seeds": seeds})
     click.echo(f"{content['title']}\nresults in {folder}")
     for task in tasks:
-        problem = EXPERIMENTS[task].build(False)
+        problem = TASKS[task](False)
         entry = content["tasks"].setdefault(task, {"title": problem.title, "variants": {}})
         entry["unit"] = problem.settings["unit"]
         with progress_bar(task, len(names), unit="variant") as bar:
@@ -110,3 +116,6 @@ def _train(
             }
         )
     return {"seconds": records.rounded(seconds), "runs": runs}
+
+
+STUDIES = (FixedStudy(NAME, __doc__, run),)

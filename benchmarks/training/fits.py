@@ -1,4 +1,4 @@
-"""Runs an experiment of this kind: every method from every seed, then the table and the plot.
+"""Runs a fit: every method from every seed, then the table and the plot.
 
 A run ends after the first step whose gradient, taken where the method takes it, has a norm of at
 most the tolerance; the first-order methods run for all iterations. Everything is in float64 where a
@@ -20,25 +20,24 @@ from benchmarks.reports import fits as report
 from benchmarks.reports import records
 from benchmarks.reports.progress import progress_bar
 from benchmarks.training import learning_rates
-from benchmarks.training.fit_methods import Method
-from benchmarks.training.fit_study import Study
+from benchmarks.training.fit import Fit, Method
 from benchmarks.training.full_batches import Runner
 
 TOLERANCE = 1e-6
 
 
 def run(
-    study: Study,
-    out: Path,
+    fit: Fit,
+    folder: Path,
     quick: bool = False,
     methods: Sequence[str] | None = None,
     seeds: int | None = None,
 ) -> Path:
-    """Runs the experiment, or what is missing of it.
+    """Runs a fit, or what is missing of it.
 
     Args:
-      study: what to run.
-      out: the results go to a folder of the experiment's name in here.
+      fit: what to run.
+      folder: where the results go.
       quick: fewer and shorter runs, of some methods alone, none of them tuned.
       methods: names from its table of methods.
       seeds: runs per method.
@@ -47,14 +46,13 @@ def run(
       The path of the plot.
     """
     started = time.perf_counter()
-    folder = out / study.name
-    count = seeds or (study.quick_runs if quick else study.runs)
-    names = methods or (study.quick_methods if quick else study.methods)
-    book = _Book(study, folder / f"{study.name}.json", quick)
+    count = seeds or (fit.quick_runs if quick else fit.runs)
+    names = methods or (fit.quick_methods if quick else fit.methods)
+    book = _Book(fit, folder / f"{folder.name}.json", quick)
     click.echo(f"{book.content['title']}\nresults in {folder}")
     for name in names:
         _run_method(name, count, book)
-    path = report.write(study, book.content, tuple(names), folder)
+    path = report.write(fit, book.content, tuple(names), folder)
     click.echo(f"{time.perf_counter() - started:.0f} s in all")
     return path
 
@@ -62,14 +60,14 @@ def run(
 class _Book:
     """The file of results, rewritten after every run."""
 
-    def __init__(self, study: Study, path: Path, quick: bool):
-        self.study = study
+    def __init__(self, fit: Fit, path: Path, quick: bool):
+        self.fit = fit
         self.path = path
         settings = {
-            "points": len(study.task.train_inputs),
-            "test_points": len(study.task.test_inputs),
-            "hidden": study.task.hidden,
-            "max_iterations": study.quick_iterations if quick else study.max_iterations,
+            "points": len(fit.task.train_inputs),
+            "test_points": len(fit.task.test_inputs),
+            "hidden": fit.task.hidden,
+            "max_iterations": fit.quick_iterations if quick else fit.max_iterations,
             "tolerance": TOLERANCE,
         }
         known = records.read(path)
@@ -78,7 +76,7 @@ class _Book:
             known = None
         self.content = known or {
             "schema": records.SCHEMA,
-            "title": f"{study.title} (QUICK form)" if quick else study.title,
+            "title": f"{fit.title} (QUICK form)" if quick else fit.title,
             "settings": settings,
             **records.environment(),
             "methods": {},
@@ -88,7 +86,7 @@ class _Book:
         """Returns what is known of a method; nothing if it was run with other settings."""
         settings = {"options": dict(method.options), "bits": method.bits}
         if method.tuned:
-            settings["tuning_seeds"] = self.study.tuning_seeds
+            settings["tuning_seeds"] = self.fit.tuning_seeds
         known = self.content["methods"].get(name)
         if known is None or known["settings"] != settings:
             fresh = {"settings": settings, "learning_rate": method.learning_rate}
@@ -103,10 +101,10 @@ class _Book:
 
 def _run_method(name: str, count: int, book: _Book) -> None:
     """Tunes a method where that is due, and adds the runs that are missing."""
-    method = book.study.methods[name]
+    method = book.fit.methods[name]
     entry = book.entry(name, method)
     settings = book.content["settings"]
-    runner = Runner(book.study.task, method, settings["tolerance"], settings["max_iterations"])
+    runner = Runner(book.fit.task, method, settings["tolerance"], settings["max_iterations"])
     if method.tuned and entry["learning_rate"] is None:
         entry["learning_rate"] = _tune(method, runner, entry["grid"], book)
     done = {run["seed"] for run in entry["runs"]}
@@ -127,7 +125,7 @@ def _run_method(name: str, count: int, book: _Book) -> None:
 
 def _tune(method: Method, runner: Runner, grid: dict[str, Any], book: _Book) -> float:
     """Returns the rate of the lowest average training error."""
-    seeds = book.study.tuning_seeds
+    seeds = book.fit.tuning_seeds
 
     def average(rate: float) -> float:
         name = f"{rate:g}"

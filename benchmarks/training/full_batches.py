@@ -12,7 +12,7 @@ import optax
 import naqopt
 from benchmarks.models.function_fit import Params, Points, Task, error
 from benchmarks.reports import records
-from benchmarks.training.fit_methods import Method
+from benchmarks.training.fit import Method
 
 CONVERGED, ALL_ITERATIONS = "converged", "all iterations"
 MARKS_PER_DECADE = 10

@@ -155,3 +155,17 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     # As the authors have it on mini-batches: m = 8 and a momentum of at most 0.9.
     "sr1n": Optimizer("L-SR1-N", _sr1n, None, 2, {"memory_size": 8, "max_momentum": 0.9}),
 }
+
+# Rows that are compared with each other.
+ASNAQ_VARIANTS = (
+    "adam",
+    "asnaq",
+    "asnaq-backoff",
+    "asnaq-rms",
+    "asnaq-rms-backoff",
+    "asnaq-single",
+    "asnaq-single-backoff",
+    "asnaq-single-backoff-rms",
+)
+DENSE = ("obfgs", "onaq", "omoq")
+LIMITED = ("olbfgs", "olnaq", "olmoq")

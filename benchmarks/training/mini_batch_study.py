@@ -1,4 +1,4 @@
-"""Runs an experiment: all optimizers, all seeds, then the table and the plot."""
+"""Studies that train on mini-batches: all optimizers, all seeds, then the table and the plot."""
 
 import dataclasses
 import math
@@ -15,13 +15,11 @@ from benchmarks.training.mini_batches import Trainer
 from benchmarks.training.optimizers import OPTIMIZERS
 from benchmarks.training.problem import Problem
 from benchmarks.training.runs import Run
-
-RESULTS = runs.ROOT / "benchmarks" / "results"
-QUICK_RESULTS = runs.ROOT / ".cache" / "quick"
+from benchmarks.training.study import RESULTS, first_line
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class MiniBatchStudy:
     """A problem together with how long, how often and with what it is trained.
 
     Attributes:
@@ -50,87 +48,95 @@ class Experiment:
     batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     target_errors: tuple[float, ...] = ()
 
+    options = ("optimizers", "seeds", "epochs")
+
     @property
     def summary(self) -> str:
         """First line of the description."""
-        return (self.build.__doc__ or "").strip().splitlines()[0]
+        # A builder with some arguments given has the docstring of the whole one.
+        return first_line(getattr(self.build, "func", self.build).__doc__)
+
+    @property
+    def size(self) -> str:
+        """How long, how often and by what."""
+        plural = "s" if self.seeds > 1 else ""
+        equal = ", equal gradient evaluations" if self.equal_gradients else ""
+        names = ", ".join(self.optimizers)
+        return f"{self.epochs} epochs, {self.seeds} seed{plural}{equal}; {names}"
 
     def epochs_for(self, gradients: int, epochs: int) -> int:
         """Returns the epochs of an optimizer that takes so many epochs' gradients in one."""
         return math.ceil(epochs / gradients) if self.equal_gradients else epochs
 
+    def run(
+        self,
+        out: Path,
+        quick: bool = False,
+        optimizers: Sequence[str] | None = None,
+        seeds: int | None = None,
+        epochs: int | None = None,
+    ) -> Path:
+        """Runs the study, or what is missing of it.
 
-def run(
-    experiment: Experiment,
-    optimizers: Sequence[str] | None = None,
-    seeds: int | None = None,
-    epochs: int | None = None,
-    quick: bool = False,
-    out: Path | None = None,
-) -> Path:
-    """Runs an experiment, or what is missing of it.
+        Args:
+          out: the results go to a folder of the study's name in here.
+          quick: the small form, without a grid search.
+          optimizers: names of optimizers; the study's own by default.
+          seeds: runs per optimizer; by default the study's, one if quick.
+          epochs: length of a run; the study's by default.
 
-    Args:
-      experiment: what to run.
-      optimizers: names of optimizers; the experiment's own by default.
-      seeds: runs per optimizer; by default the experiment's, one if quick.
-      epochs: length of a run; the experiment's by default.
-      quick: the small form, without a grid search.
-      out: the results go to a folder of the experiment's name in here.
-
-    Returns:
-      The path of the plot.
-    """
-    started = time.perf_counter()
-    out = out or (QUICK_RESULTS if quick else RESULTS)
-    folder = out / experiment.name
-    epochs = epochs or (experiment.quick_epochs if quick else experiment.epochs)
-    problem = experiment.build(quick)
-    title = _title(experiment, problem, quick)
-    settings = {"name": experiment.name, "quick": quick, "epochs": epochs, **problem.settings}
-    click.echo(title)
-    click.echo(f"{_described(settings)}\nresults in {folder}")
-    for name in optimizers or experiment.optimizers:
-        optimizer = OPTIMIZERS[name]
-        options = dict(optimizer.options)
-        if name in experiment.batch_sizes:
-            options["batch_size"] = experiment.batch_sizes[name]
-        size = options.get("batch_size", problem.batch_size)
-        trainer = Trainer(dataclasses.replace(problem, batch_size=size), optimizer)
-        gradients = optimizer.gradients_per_step + optimizer.takes_snapshots
-        length = experiment.epochs_for(gradients, epochs)
-        base = Run(settings, name, options, 0.0, 0, length)
-        rate = None
-        if optimizer.quick_learning_rate is not None:
-            rate = _learning_rate(base, trainer, folder, quick)
-        count = seeds or (1 if quick else experiment.seeds)
-        chosen = dataclasses.replace(base, learning_rate=rate)
-        contents = _train_seeds(chosen, count, trainer, folder / name, title)
-        if quick:
-            continue
-        tried = [rate]
-        if rate is not None and tables.worsened(contents, learning_rates.SECOND_CHANCE):
-            tried.append(learning_rates.next_lower(rate))
-            click.echo(f"{name}: ended well above its lowest loss; again with {tried[-1]:g}")
-            lower = dataclasses.replace(base, learning_rate=tried[-1])
-            _train_seeds(lower, count, trainer, folder / f"{name}-lower", title)
-        if optimizer.printed_rate is not None and optimizer.printed_rate not in tried:
-            click.echo(f"{name}: also with the printed rate, {optimizer.printed_rate:g}")
-            printed = dataclasses.replace(base, learning_rate=optimizer.printed_rate)
-            _train_seeds(printed, count, trainer, folder / f"{name}-printed", title)
-    path = conclude(folder, settings, title, experiment)
-    click.echo(f"{time.perf_counter() - started:.0f} s in all")
-    return path
+        Returns:
+          The path of the plot.
+        """
+        started = time.perf_counter()
+        folder = out / self.name
+        epochs = epochs or (self.quick_epochs if quick else self.epochs)
+        problem = self.build(quick)
+        title = _title(self, problem, quick)
+        settings = {"name": self.name, "quick": quick, "epochs": epochs, **problem.settings}
+        click.echo(title)
+        click.echo(f"{_described(settings)}\nresults in {folder}")
+        for name in optimizers or self.optimizers:
+            optimizer = OPTIMIZERS[name]
+            options = dict(optimizer.options)
+            if name in self.batch_sizes:
+                options["batch_size"] = self.batch_sizes[name]
+            size = options.get("batch_size", problem.batch_size)
+            trainer = Trainer(dataclasses.replace(problem, batch_size=size), optimizer)
+            gradients = optimizer.gradients_per_step + optimizer.takes_snapshots
+            length = self.epochs_for(gradients, epochs)
+            base = Run(settings, name, options, 0.0, 0, length)
+            rate = None
+            if optimizer.quick_learning_rate is not None:
+                rate = _learning_rate(base, trainer, folder, quick)
+            count = seeds or (1 if quick else self.seeds)
+            chosen = dataclasses.replace(base, learning_rate=rate)
+            contents = _train_seeds(chosen, count, trainer, folder / name, title)
+            if quick:
+                continue
+            tried = [rate]
+            if rate is not None and tables.worsened(contents, learning_rates.SECOND_CHANCE):
+                tried.append(learning_rates.next_lower(rate))
+                click.echo(f"{name}: ended well above its lowest loss; again with {tried[-1]:g}")
+                lower = dataclasses.replace(base, learning_rate=tried[-1])
+                _train_seeds(lower, count, trainer, folder / f"{name}-lower", title)
+            if optimizer.printed_rate is not None and optimizer.printed_rate not in tried:
+                click.echo(f"{name}: also with the printed rate, {optimizer.printed_rate:g}")
+                printed = dataclasses.replace(base, learning_rate=optimizer.printed_rate)
+                _train_seeds(printed, count, trainer, folder / f"{name}-printed", title)
+        path = conclude(folder, settings, title, self)
+        click.echo(f"{time.perf_counter() - started:.0f} s in all")
+        return path
 
 
-def conclude(folder: Path, settings: dict[str, Any], title: str, experiment: Experiment) -> Path:
+def conclude(folder: Path, settings: dict[str, Any], title: str, study: MiniBatchStudy) -> Path:
     """Prints and saves the table and the plot of all runs in a folder that belong together.
 
     Args:
-      folder: the experiment's results.
+      folder: the study's results.
       settings: the problem's settings; runs with others are left out, and it is said which.
       title: stands over both.
-      experiment: tells what columns the table has.
+      study: tells what columns the table has.
 
     Returns:
       The path of the plot.
@@ -143,7 +149,7 @@ def conclude(folder: Path, settings: dict[str, Any], title: str, experiment: Exp
         grid = records.read(learning_rates.grid_file(folder, name))
         if grid is not None and grid["settings"]["experiment"] == settings:
             grids[name] = grid
-    table = tables.results(contents, experiment.published, experiment.target_errors)
+    table = tables.results(contents, study.published, study.target_errors)
     click.echo(f"\n{table}\n")
     text = [f"# {title}", _described(settings) + f", {contents[0]['device']}", table]
     if grids:
@@ -204,9 +210,9 @@ def _learning_rate(run: Run, trainer: Trainer, folder: Path, quick: bool) -> flo
     return known or default
 
 
-def _title(experiment: Experiment, problem: Problem, quick: bool) -> str:
-    title = f"{experiment.name}: {problem.title}"
-    if experiment.equal_gradients:
+def _title(study: MiniBatchStudy, problem: Problem, quick: bool) -> str:
+    title = f"{study.name}: {problem.title}"
+    if study.equal_gradients:
         title += ", equal gradient evaluations"
     return f"{title} (QUICK form, smaller or shorter than the experiment)" if quick else title
 

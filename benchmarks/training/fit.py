@@ -1,10 +1,13 @@
-"""A line of the table: an optimizer, and the figures that the papers print for it."""
+"""A function fitted by a network on all points at once: the methods, and how long they run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import optax
+
+from benchmarks.models.function_fit import Task
+from benchmarks.training import learning_rates
 
 
 class Errors(NamedTuple):
@@ -65,3 +68,39 @@ class Method:
     def in_float32(self) -> "Method":
         """Returns the same in the smaller type, without the paper's figures."""
         return dataclasses.replace(self, label=f"{self.label}, float32", bits=32, published=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A task, and what fits it.
+
+    Attributes:
+      title: stands over the table and the plot.
+      task: what is fitted.
+      methods: the lines of the table by name.
+      panels: the plot's panels by title, each with the names of its methods.
+      max_iterations: of a run.
+      runs: per method.
+      quick_iterations: the same in the quick form.
+      quick_runs: the same in the quick form.
+      quick_methods: the quick form's, none of them tuned.
+      tuning_runs: per learning rate.
+      source: where the published figures come from, where there are any.
+    """
+
+    title: str
+    task: Task
+    methods: Mapping[str, Method]
+    panels: Mapping[str, tuple[str, ...]]
+    max_iterations: int
+    runs: int
+    quick_iterations: int
+    quick_runs: int
+    quick_methods: tuple[str, ...]
+    tuning_runs: int
+    source: str = ""
+
+    @property
+    def tuning_seeds(self) -> list[int]:
+        """Seeds of the runs that choose the learning rates."""
+        return list(range(learning_rates.SEED, learning_rates.SEED + self.tuning_runs))
