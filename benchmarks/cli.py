@@ -1,12 +1,21 @@
 """The command line, `python -m benchmarks`."""
 
+import time
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import click
 
 from benchmarks.studies import STUDIES
 from benchmarks.training.optimizers import OPTIMIZERS
 from benchmarks.training.study import QUICK_RESULTS, RESULTS
+
+_OUT = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results. [default: benchmarks/results, or .cache/quick with --quick]",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,22 +38,21 @@ def list_all() -> None:
         click.echo(f"  {name:26} {optimizer.label} ({gradients} gradient{plural} a step)")
 
 
-def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
-    """Splits the list of optimizers and refuses unknown ones."""
-    del context, parameter
+def _names(value: str | None, kind: str, known: Collection[str]) -> tuple[str, ...] | None:
+    """Splits a list of names, each taken once, and refuses unknown ones."""
     if value is None:
         return None
-    names = _split(value)
-    unknown = [name for name in names if name not in OPTIMIZERS]
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        problem = f"unknown optimizer {', '.join(unknown)}" if unknown else "no optimizer given"
-        raise click.BadParameter(f"{problem}; there are {', '.join(OPTIMIZERS)}")
+        problem = f"unknown {kind} {', '.join(unknown)}" if unknown else f"no {kind} given"
+        raise click.BadParameter(f"{problem}; there are {', '.join(known)}")
     return names
 
 
-def _split(value: str) -> tuple[str, ...]:
-    """Returns the names in a list, each once."""
-    return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+def _optimizers(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    del context, parameter
+    return _names(value, "optimizer", OPTIMIZERS)
 
 
 def _experiment(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -57,15 +65,11 @@ def _experiment(context: click.Context, parameter: click.Parameter, value: str) 
 
 @main.command()
 @click.argument("name", callback=_experiment)
-@click.option("--optimizers", callback=_names, help="Names, separated by commas.")
+@click.option("--optimizers", callback=_optimizers, help="Names, separated by commas.")
 @click.option("--seeds", type=click.IntRange(min=1), help="How many runs per optimizer.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of a run.")
 @click.option("--quick", is_flag=True, help="A small form that ends within a minute or two.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results. [default: benchmarks/results, or .cache/quick with --quick]",
-)
+@_OUT
 def run(
     name: str,
     optimizers: tuple[str, ...] | None,
@@ -86,29 +90,21 @@ def run(
     if not chosen.keys() <= set(study.options):
         possible = ", ".join(f"--{option}" for option in (*study.options, "quick"))
         raise click.UsageError(f"{name} has only the options {possible} and --out")
-    study.run(out or (QUICK_RESULTS if quick else RESULTS), quick, **chosen)
+    started = time.perf_counter()
+    study.run((out or (QUICK_RESULTS if quick else RESULTS)) / name, quick, **chosen)
+    click.echo(f"{time.perf_counter() - started:.0f} s in all")
 
 
-def _sections(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple:
-    """Splits the list of sections and refuses unknown ones."""
+def _sections(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
     from benchmarks.speed.sections import SECTIONS
 
     del context, parameter
-    names = _split(value or "")
-    unknown = [name for name in names if name not in SECTIONS]
-    if unknown or (value is not None and not names):
-        problem = f"unknown section {', '.join(unknown)}" if unknown else "no section given"
-        raise click.BadParameter(f"{problem}; there are {', '.join(SECTIONS)}")
-    return names
+    return _names(value, "section", SECTIONS) or ()
 
 
 @main.command()
 @click.option("--only", callback=_sections, help="Sections, separated by commas; others stay.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results. [default: benchmarks/results, or .cache/quick with --quick]",
-)
+@_OUT
 @click.option("--quick", is_flag=True, help="Fewer calls and repeats, and smaller sizes.")
 def speed(only: tuple[str, ...], out: Path | None, quick: bool) -> None:
     """Measure compile times, steps, directions, temporaries and their growth, as ratios.

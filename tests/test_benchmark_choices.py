@@ -225,13 +225,17 @@ def test_quick_form_writes_its_files_and_reuses_them(monkeypatch, tmp_path):
 
 def test_other_settings_start_afresh(capsys, tmp_path):
     path = tmp_path / "study.json"
-    content = choices._opened(path, False, {"epochs": 2, "seeds": 1})
+
+    def opened(**settings):
+        return records.opened(path, "a study", settings, "tasks")
+
+    content = opened(epochs=2, seeds=1)
     records.write(path, content)
-    assert choices._opened(path, False, {"epochs": 2, "seeds": 1}) == content
+    assert opened(epochs=2, seeds=1) == content
     assert "starting afresh" not in capsys.readouterr().out
     content["tasks"]["wine-8"] = {}
     records.write(path, content)
-    assert choices._opened(path, False, {"epochs": 3, "seeds": 1})["tasks"] == {}
+    assert opened(epochs=3, seeds=1)["tasks"] == {}
     assert "has other settings; starting afresh" in capsys.readouterr().out
 
 

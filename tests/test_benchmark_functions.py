@@ -246,7 +246,7 @@ def made_up_content():
 def test_ratios_are_to_the_cheapest_and_failures_infinite():
     content = made_up_content()
     assert report.ratios(content) == {"bfgs": [2, 1], "scipy": [1, math.inf]}
-    text = report.text(content)
+    text = "\n".join(report.paragraphs(content))
     assert "2 (1 stopped, 1 diverged)" in text
     assert "20 (1)" in text
     assert "failed (2)" in text

@@ -23,7 +23,7 @@ from benchmarks.training import fits, learning_rates
 from benchmarks.training import full_batches as training
 from benchmarks.training.fit import Method
 from benchmarks.training.full_batches import Runner
-from benchmarks.training.study import FixedStudy
+from benchmarks.training.study import Study
 
 GRADIENT_DESCENT = Method("gradient descent", optax.sgd, first_order=True, ours=False)
 
@@ -36,9 +36,7 @@ def command(*arguments):
 
 def replace(monkeypatch, name, fit, **changes):
     """Changes what a study fits, and how long."""
-    changed = FixedStudy(
-        name, None, functools.partial(fits.run, dataclasses.replace(fit, **changes))
-    )
+    changed = Study(name, None, functools.partial(fits.run, dataclasses.replace(fit, **changes)))
     monkeypatch.setitem(STUDIES, name, changed)
 
 

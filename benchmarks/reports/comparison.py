@@ -39,11 +39,10 @@ def ratios(content: Content) -> dict[str, list[float]]:
     }
 
 
-def text(content: Content) -> str:
-    """Returns all of `results.md`."""
+def paragraphs(content: Content) -> list[str]:
+    """Returns what stands below the title of `results.md`."""
     settings = content["settings"]
     parts = [
-        f"# {content['title']}",
         f"Each run goes on until ‖∇f‖₂ ≤ {settings['tolerance']:g}, or fails after "
         f"{settings['limit']:,} evaluations, in float64, with every solver's defaults. A loss with "
         "its gradient is one evaluation, a loss alone is one too; both are counted as they run. "
@@ -61,7 +60,7 @@ def text(content: Content) -> str:
             f"{settings['starts']} starts failed):",
             _by_problem(content, names),
         ]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _summary(content: Content) -> str:
@@ -83,9 +82,9 @@ def _summary(content: Content) -> str:
         failed = sum(failures.values())
         row = [entry["label"], _options(entry["options"])]
         row += [str(endings.count(status)) for status in SUCCESSES]
-        row += [f"{failed} ({listed})" if failed else "0", _number(_median(costs(columns)))]
+        row += [f"{failed} ({listed})" if failed else "0", _median(costs(columns))]
         for kind in ("losses", "gradients"):
-            row.append(_number(_median([columns[kind][i] for i in successes])))
+            row.append(_median([columns[kind][i] for i in successes]))
         row += [_share(found[name], 1), _share(found[name], 2)]
         rows.append(row)
     return tables.markdown(header, rows)
@@ -99,7 +98,7 @@ def _by_problem(content: Content, names: Sequence[str]) -> str:
         for name in names:
             spent = costs(content["solvers"][name]["problems"][problem])
             failed = sum(map(math.isinf, spent))
-            row.append(_number(_median(spent)) + (f" ({failed})" if failed else ""))
+            row.append(_median(spent) + (f" ({failed})" if failed else ""))
         rows.append(row)
     labels = [content["solvers"][name]["label"] for name in names]
     return tables.markdown(["problem", *labels], rows)
@@ -117,13 +116,10 @@ def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
-def _median(values: Sequence[float]) -> float:
-    """Returns a value of the list, so that an infinite one does not spoil its neighbour."""
-    return statistics.median_low(values) if values else math.inf
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "failed"
+def _median(values: Sequence[float]) -> str:
+    """Writes a value of the list, so that an infinite one does not spoil its neighbour."""
+    median = statistics.median_low(values) if values else math.inf
+    return tables.finite(median, ",.0f", "failed")
 
 
 def _share(found: Sequence[float], factor: float) -> str:

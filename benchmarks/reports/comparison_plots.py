@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.functions.problems import PROBLEMS, Problem
 from benchmarks.reports import comparison as report
-from benchmarks.reports import plots
+from benchmarks.reports import pictures
 from benchmarks.reports.comparison import Content
 from benchmarks.training.solvers import SOLVERS, OptaxProgram
 
@@ -65,14 +65,11 @@ def profile(content: Content, path: Path) -> Path:
         axis.set_ylim(0, 1.01)
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("evaluations, as a multiple of the cheapest solver's of either panel")
-        plots.decorate(axis)
+        pictures.decorate(axis)
         _legend_below(axis)
     runs = len(next(iter(found.values())))
     axes[0].set_ylabel(f"share of {runs} runs solved to ‖∇f‖ ≤ 10⁻⁶")
-    figure.suptitle(f"Performance profile, {content['title']}", fontsize=11)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return pictures.save(figure, f"Performance profile, {content['title']}", path)
 
 
 def _step(axis: Axes, name: str, found: list[float]) -> None:
@@ -141,13 +138,8 @@ def beale(path: Path) -> Path:
         axis.set(xlim=(-1, 4.5), ylim=(-1.5, 1.5), xlabel="$x_1$", ylabel="$x_2$")
         axis.set_title(f"from {described}", fontsize=11)
         _legend_below(axis, "evaluations until ‖∇f‖ ≤ 10⁻⁶")
-    figure.suptitle(
-        "Iterates on Beale's function (square: start, star: minimum, contours from 10⁻² to 10³)",
-        fontsize=11,
-    )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    described = "(square: start, star: minimum, contours from 10⁻² to 10³)"
+    return pictures.save(figure, f"Iterates on Beale's function {described}", path)
 
 
 def _travellers(problem: Problem) -> dict[tuple[str, str, str], OptaxProgram]:
@@ -185,7 +177,4 @@ def restarts(title: str, rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         axis.set_ylabel("runs")
         axis.set_title(panel, fontsize="medium")
     axes[1].legend(title="losses looked back at")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    return pictures.save(figure, title, path)

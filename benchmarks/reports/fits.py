@@ -1,19 +1,17 @@
 """The table beside the paper's, and the picture."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.models.function_fit import Params, output
-from benchmarks.reports import plots, tables
+from benchmarks.reports import pictures, records, tables
 from benchmarks.training.fit import Errors, Fit
 from benchmarks.training.full_batches import CONVERGED
 
@@ -49,29 +47,13 @@ _COLOURS = {
 }
 
 
-def write(fit: Fit, content: Content, names: Sequence[str], folder: Path) -> Path:
-    """Prints the table and writes it and the picture.
-
-    Args:
-      fit: whose results they are.
-      content: the file of results.
-      names: the methods to show, in this order.
-      folder: where `results.md` and the PNG go.
-
-    Returns:
-      The path of the picture.
-    """
-    shown = {name: content["methods"][name] for name in names}
-    text = [f"# {content['title']}", _described(fit, content), table(fit, shown)]
-    grids = _grids(fit, shown)
-    if grids:
+def paragraphs(fit: Fit, content: Content, shown: Mapping[str, Content]) -> list[str]:
+    """Returns what stands below the title of `results.md`; `shown` is by method."""
+    text = [_described(fit, content), table(fit, shown)]
+    if grids := _grids(fit, shown):
         others = f"of {fit.tuning_runs} other runs by learning rate:"
         text += [f"Average training error, 10⁻³, {others}", grids]
-    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    click.echo("\n" + "\n\n".join(text[2:]) + "\n")
-    path = picture(fit, content["title"], shown, folder / f"{folder.name}.png")
-    click.echo(f"table: {folder / 'results.md'}\ncurves: {path}")
-    return path
+    return text
 
 
 def table(fit: Fit, shown: Mapping[str, Content]) -> str:
@@ -94,7 +76,8 @@ def table(fit: Fit, shown: Mapping[str, Content]) -> str:
         method, runs = fit.methods[name], entry["runs"]
         paper, rate = method.published, entry["learning_rate"]
         train, test = (
-            [1e3 * _number(run[kind]) for run in runs] for kind in ("train_error", "test_error")
+            [1e3 * records.number(run[kind]) for run in runs]
+            for kind in ("train_error", "test_error")
         )
         rows.append(
             [
@@ -103,7 +86,7 @@ def table(fit: Fit, shown: Mapping[str, Content]) -> str:
                 str(len(runs)),
                 _errors(Errors(statistics.fmean(train), min(train), max(train))),
                 *published(_errors(paper.train) if paper else ""),
-                _short(statistics.median(train)),
+                tables.finite(statistics.median(train), ".3g"),
                 _errors(Errors(statistics.fmean(test), min(test), max(test))),
                 *published(_errors(paper.test) if paper else ""),
                 f"{statistics.fmean(run['iterations'] for run in runs):,.0f}",
@@ -150,13 +133,11 @@ def picture(fit: Fit, title: str, shown: Mapping[str, Content], path: Path) -> P
         axes[-1].sharey(axes[0])
         _errors_of(axes[-1], fit, shown, by_time=True)
         axes[-1].set(xlabel="CPU time (s)", title="by time, spread evenly over a run's iterations")
-    plots.decorate(axes[-1])
+    pictures.decorate(axes[-1])
     counts = sorted({len(entry["runs"]) for entry in shown.values()})
     runs = " or ".join(map(str, counts))
-    figure.suptitle(f"{title}\nmedian and range of {runs} runs, dots where they end", fontsize=11)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    title += f"\nmedian and range of {runs} runs, dots where they end"
+    return pictures.save(figure, title, path)
 
 
 def _errors_of(axis: Axes, fit: Fit, shown: Mapping[str, Content], by_time: bool = False) -> None:
@@ -170,7 +151,7 @@ def _errors_of(axis: Axes, fit: Fit, shown: Mapping[str, Content], by_time: bool
             frameon=False,
             loc="lower left" if fit.task.variables == 1 else "upper right",
         )
-    plots.decorate(axis)
+    pictures.decorate(axis)
 
 
 def _line(axis: Axes, fit: Fit, name: str, entry: Content, by_time: bool) -> None:
@@ -180,7 +161,7 @@ def _line(axis: Axes, fit: Fit, name: str, entry: Content, by_time: bool) -> Non
     values = np.array(
         [
             [
-                _number(
+                records.number(
                     curve["train_error"][np.searchsorted(curve["iterations"], mark, "right") - 1]
                 )
                 for mark in marks
@@ -195,12 +176,11 @@ def _line(axis: Axes, fit: Fit, name: str, entry: Content, by_time: bool) -> Non
     rate = entry["learning_rate"]
     label = method.label + (f" (lr {rate:g})" if rate else "")
     xs = unit * np.array(marks)
-    axis.plot(xs, np.median(values, axis=0), color=colour, label=label, linewidth=1.6)
-    axis.fill_between(
-        xs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.08, linewidth=0
-    )
+    pictures.band(axis, xs, values, 0.08, color=colour, label=label, linewidth=1.6)
     if not method.first_order:
-        ends = [(unit * run["iterations"], _number(run["train_error"])) for run in entry["runs"]]
+        ends = [
+            (unit * run["iterations"], records.number(run["train_error"])) for run in entry["runs"]
+        ]
         axis.plot(*zip(*ends, strict=True), ".", color=colour, markersize=4, alpha=0.7)
 
 
@@ -211,7 +191,7 @@ def _fit(axis: Axes, fit: Fit, shown: Mapping[str, Content]) -> None:
     axis.plot(xs, points.targets, color="#202428", linewidth=3, alpha=0.3, label="curve")
     for first_order, colour in ((True, _COLOURS["adam"]), (False, _COLOURS["mnaq-0.95"])):
         runs = [
-            (_number(run["train_error"]), fit.methods[name].label, run["params"])
+            (records.number(run["train_error"]), fit.methods[name].label, run["params"])
             for name, entry in shown.items()
             for run in entry["runs"]
             if fit.methods[name].first_order == first_order
@@ -227,16 +207,13 @@ def _fit(axis: Axes, fit: Fit, shown: Mapping[str, Content]) -> None:
 
 
 def _grids(fit: Fit, shown: Mapping[str, Content]) -> str:
-    grids = {name: entry for name, entry in shown.items() if entry["grid"]}
-    rates = sorted({rate for entry in grids.values() for rate in entry["grid"]}, key=float)
-    rows = []
-    for name, entry in grids.items():
-        row = [fit.methods[name].label]
-        for rate in rates:
-            text = _short(1e3 * _number(entry["grid"][rate])) if rate in entry["grid"] else ""
-            row.append(f"**{text}**" if float(rate) == entry["learning_rate"] else text)
-        rows.append(row)
-    return tables.markdown(["learning rate", *rates], rows) if grids else ""
+    tried = [
+        (fit.methods[name].label, entry["grid"], entry["learning_rate"])
+        for name, entry in shown.items()
+        if entry["grid"]
+    ]
+    write = lambda error: tables.finite(1e3 * records.number(error), ".3g")  # noqa: E731
+    return tables.by_rate("learning rate", tried, write) if tried else ""
 
 
 def _described(fit: Fit, content: Content) -> str:
@@ -251,13 +228,5 @@ def _described(fit: Fit, content: Content) -> str:
     return f"{description} {fit.source}".strip()
 
 
-def _number(value: float | None) -> float:
-    return math.inf if value is None else value
-
-
 def _errors(errors: Errors) -> str:
-    return " / ".join(map(_short, errors))
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "diverged"
+    return " / ".join(tables.finite(error, ".3g") for error in errors)

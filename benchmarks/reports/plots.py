@@ -5,16 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from benchmarks.reports import records, tables
+from benchmarks.reports import pictures, records, tables
 from benchmarks.reports.tables import Content
 from benchmarks.training.optimizers import OPTIMIZERS
 
@@ -112,7 +108,7 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
                 _line(axis, name, group, position, quantity, again)
             axis.set_xlabel(positions[position])
             axis.xaxis.set_major_locator(ticker.MaxNLocator(5))
-            decorate(axis)
+            pictures.decorate(axis)
         unit = contents[0]["settings"].get("experiment", {}).get("unit")
         with_unit = quantity == "test_error" and unit
         row[0].set_ylabel(_ROWS[quantity] + (f" ({unit})" if with_unit else ""))
@@ -125,14 +121,10 @@ def curves(contents: Sequence[Content], title: str, path: Path) -> Path:
     seeds = sorted({len(group) for group in groups})
     spread = f"median and range of {' or '.join(map(str, seeds))} seeds"
     note = spread if seeds != [1] else "one seed"
-    figure.suptitle(f"{title}\n{note}", fontsize=11)
     handles, labels = axes[0][0].get_legend_handles_labels()
     columns = min(len(labels), 4) or 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return pictures.save(figure, f"{title}\n{note}", path)
 
 
 def _line(
@@ -144,7 +136,7 @@ def _line(
         return
     length = min(len(content["records"][quantity]) for content in group)
     xs = np.median([content["records"][position][:length] for content in group], axis=0)
-    ys = _numbers([content["records"][quantity][:length] for content in group])
+    ys = np.array([content["records"][quantity][:length] for content in group], float)
     usable = np.isfinite(ys).all(axis=0)
     xs, ys = xs[usable], ys[:, usable]
     colour = COLOURS[name]
@@ -157,33 +149,19 @@ def _line(
         notes.append(f"batch {size}")
     label = optimizer.label + (f" ({', '.join(notes)})" if notes else "")
     label += f", {diverged} diverged" if diverged else ""
-    axis.plot(
+    pictures.band(
+        axis,
         xs,
-        np.median(ys, axis=0),
+        ys,
+        0.13,
         color=colour,
         label=label,
         linewidth=2.8 if best else 1.5,
         linestyle=":" if again else _STYLES.get(name, "-"),
         zorder=4 if best else 3,
     )
-    if len(group) > 1:
-        axis.fill_between(
-            xs, ys.min(axis=0), ys.max(axis=0), color=colour, alpha=0.13, linewidth=0, zorder=2
-        )
     if diverged and len(xs):
         axis.plot(xs[-1], np.median(ys, axis=0)[-1], "x", color=colour, markersize=9, zorder=5)
-
-
-def _numbers(rows: Sequence[Sequence[Any]]) -> np.ndarray:
-    return np.array([[math.nan if value is None else value for value in row] for row in rows])
-
-
-def decorate(axis: Axes) -> None:
-    """Gives a panel the grid and the frame of all of them."""
-    axis.grid(color="#d8dce0", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.margins(x=0.02)
 
 
 def _leave_out_the_start(axis: Axes, shares: Sequence[Sequence[Any]]) -> None:

@@ -10,10 +10,11 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import jax
 
 SCHEMA = 1
@@ -41,9 +42,18 @@ def truncate(columns: Columns, length: int) -> None:
         del values[length:]
 
 
-def environment() -> dict[str, Any]:
-    """Returns the versions and the machine that the numbers come from."""
-    packages = ("naqopt", "jax", "optax", "flax", "numpy")
+def number(value: float | None) -> float:
+    """Returns a stored number; one that was not finite is infinite."""
+    return math.inf if value is None else value
+
+
+def environment(*packages: str) -> dict[str, Any]:
+    """Returns the versions and the machine that the numbers come from.
+
+    Args:
+      *packages: whose versions are told beside those that all results have.
+    """
+    packages = ("naqopt", "jax", "optax", "flax", "numpy", *packages)
     device = jax.devices()[0]
     processor = _processor() if device.platform == "cpu" else ""
     return {
@@ -71,6 +81,32 @@ def read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return content if isinstance(content, dict) and content.get("schema") == SCHEMA else None
+
+
+def opened(
+    path: Path,
+    title: str,
+    settings: Mapping[str, Any],
+    part: str,
+    packages: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Returns the content of a study's file, or the beginning of it.
+
+    Args:
+      path: of the file; what it holds of other settings does not count.
+      title: stands over the results.
+      settings: what all results of the study have in common.
+      part: under which name the results are kept, which is empty at first.
+      packages: see `environment`.
+    """
+    click.echo(f"{title}\nresults in {path.parent}")
+    known = read(path)
+    if known is not None and known["settings"] == settings:
+        return known
+    if known is not None:
+        click.echo(f"{path}: has other settings; starting afresh")
+    content = {"schema": SCHEMA, "title": title, "settings": settings}
+    return content | environment(*packages) | {part: {}}
 
 
 def _text(value: Any, indent: str = "") -> str:

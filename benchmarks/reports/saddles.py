@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.functions.saddles import PROBLEMS
-from benchmarks.reports import plots, tables
+from benchmarks.reports import pictures, records, tables
 from benchmarks.training.saddles import METHODS
 
 Content = Mapping[str, Any]
+_COUNT = ",.10g", "not left"
 # Colour, line and marker: the rank-one family in full lines, the others broken.
 _LOOKS = {
     "lsr1": ("#c8102e", "-", "o"),
@@ -35,29 +35,12 @@ _LOOKS = {
 _VIEWS = {"monkey": ((-3.7, 3.7), (-3.7, 3.7)), "quartic": ((-1.25, 1.25), (-0.35, 2.0))}
 
 
-def write(content: Content, names: Sequence[str], folder: Path) -> Path:
-    """Prints the tables and writes them and the picture.
-
-    Args:
-      content: the file of results.
-      names: which methods.
-      folder: where `results.md` and the PNG go.
-
-    Returns:
-      The path of the picture.
-    """
-    text = [f"# {content['title']}", _described(content), summary(content, names)]
-    text += [_at_saddle(content, names)]
+def paragraphs(content: Content, names: Sequence[str]) -> list[str]:
+    """Returns what stands below the title of `results.md`."""
+    text = [_described(content), summary(content, names), _at_saddle(content, names)]
     for key, entry in content["problems"].items():
-        text += [f"## {key}: {entry['title']}", table(content, key, names)]
-        text += [rates(entry, names)]
-    text = [part for part in text if part]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    click.echo("\n" + "\n\n".join(text[2:]) + "\n")
-    path = picture(content, names, folder / f"{folder.name}.png")
-    click.echo(f"tables: {folder / 'results.md'}\nplot: {path}")
-    return path
+        text += [f"## {key}: {entry['title']}", table(content, key, names), rates(entry, names)]
+    return text
 
 
 def summary(content: Content, names: Sequence[str]) -> str:
@@ -69,7 +52,10 @@ def summary(content: Content, names: Sequence[str]) -> str:
         for problem in problems.values():
             steps = _steps(problem["methods"][name])
             away = sum(not math.isfinite(x) for x in steps)
-            row.append(_text(statistics.median(steps)) + (f" ({away} not)" if away else ""))
+            row.append(
+                tables.finite(statistics.median(steps), *_COUNT)
+                + (f" ({away} not)" if away else "")
+            )
         rows.append(row)
     return tables.markdown(["median steps until left", *problems], rows)
 
@@ -87,11 +73,11 @@ def table(content: Content, key: str, names: Sequence[str]) -> str:
             [
                 entry["label"],
                 "" if entry["rate"] is None else f"{entry['rate']:g}",
-                _text(entry["start"]["steps"][0]),
+                tables.finite(records.number(entry["start"]["steps"][0]), *_COUNT),
                 _spread(steps),
                 f"{left} of {len(steps)}",
                 _spread(entry["around"]["gradients"]),
-                _text(statistics.median(entry["around"]["losses"])),
+                tables.finite(statistics.median(entry["around"]["losses"]), *_COUNT),
             ]
         )
     return tables.markdown(header, rows)
@@ -100,16 +86,12 @@ def table(content: Content, key: str, names: Sequence[str]) -> str:
 def rates(entry: Content, names: Sequence[str]) -> str:
     """Returns the median steps by learning rate; empty where no method is tuned."""
     tuned = [entry["methods"][name] for name in names if METHODS[name].tuned]
-    if not tuned:
-        return ""
-    rows = []
-    for method in tuned:
-        row = [method["label"]]
-        for rate, found in method["tried"].items():
-            steps = "–" if found["median"] is None else f"{found['median']:g}"
-            row.append(f"**{steps}**" if float(rate) == method["rate"] else steps)
-        rows.append(row)
-    return tables.markdown(["median steps at the rate", *tuned[0]["tried"]], rows)
+    tried = [(method["label"], method["tried"], method["rate"]) for method in tuned]
+    return tables.by_rate("median steps at the rate", tried, _median_steps) if tried else ""
+
+
+def _median_steps(found: Content) -> str:
+    return "–" if found["median"] is None else f"{found['median']:g}"
 
 
 def picture(content: Content, names: Sequence[str], path: Path) -> Path:
@@ -120,14 +102,14 @@ def picture(content: Content, names: Sequence[str], path: Path) -> Path:
         _contours(axis, key, view)
         for place, name in enumerate(shown):
             found = content["problems"][key]["methods"][name]["path"]
-            points = [_numbers(found[coordinate]) for coordinate in "xy"]
+            points = [np.array(found[coordinate], float) for coordinate in "xy"]
             _line(axis, name, *points, zorder=3 + 0.1 * (len(shown) - place))
         axis.plot(0, 0, "+", color="black", markersize=14, zorder=6)
         axis.set(xlim=view[0], ylim=view[1], aspect="equal", xlabel="x", ylabel="y")
         axis.set_title(content["problems"][key]["title"], fontsize=11)
     last = "linear-network"
     for name in shown:
-        losses = _numbers(content["problems"][last]["methods"][name]["path"]["losses"])
+        losses = np.array(content["problems"][last]["methods"][name]["path"]["losses"], float)
         _line(axes[2], name, np.arange(len(losses)), losses)
     axes[2].set(xlabel="step", ylabel="E", yscale="log", ylim=(3e-3, 30))
     axes[2].set_xscale("symlog", linthresh=10)
@@ -146,19 +128,14 @@ def picture(content: Content, names: Sequence[str], path: Path) -> Path:
         fontsize=9,
     )
     axes[2].set_title(content["problems"][last]["title"], fontsize=11)
-    plots.decorate(axes[2])
+    pictures.decorate(axes[2])
     distance = content["settings"]["distance"]
-    figure.suptitle(
-        f"{content['title']}: paths from one start {distance:g} beside it (the cross)\n"
-        "in brackets the steps until it was left, panel by panel",
-        fontsize=11,
-    )
+    title = f"{content['title']}: paths from one start {distance:g} beside it (the cross)"
+    title += "\nin brackets the steps until it was left, panel by panel"
     handles = [_line(axes[2], name, np.zeros(0), np.zeros(0)) for name in shown]
     labels = [_label(content, name) for name in shown]
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return pictures.save(figure, title, path)
 
 
 def _label(content: Content, name: str) -> str:
@@ -196,10 +173,6 @@ def _contours(axis: Axes, key: str, view: tuple[tuple[float, float], ...]) -> No
     axis.contour(xs, ys, values, [middle], colors="black", linewidths=0.9, linestyles="-")
 
 
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([math.nan if value is None else value for value in values])
-
-
 def _described(content: Content) -> str:
     settings = content["settings"]
     return (
@@ -232,17 +205,8 @@ def _at_saddle(content: Content, names: Sequence[str]) -> str:
 
 def _steps(entry: Content) -> list[float]:
     """Returns the steps from the starts about the saddle; infinite where a run has not left."""
-    return [math.inf if x is None else x for x in entry["around"]["steps"]]
+    return [*map(records.number, entry["around"]["steps"])]
 
 
 def _spread(values: Sequence[float]) -> str:
-    low, middle, high = (f(values) for f in (min, statistics.median, max))
-    if low == math.inf:
-        return "not left"
-    return f"{_text(middle)} [{_text(low)}, {_text(high)}]"
-
-
-def _text(value: float | None) -> str:
-    if value is None or value == math.inf:
-        return "not left"
-    return f"{value:,.10g}"
+    return "not left" if min(values) == math.inf else tables.spread(values, *_COUNT)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import matplotlib.pyplot as plt
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from benchmarks.reports import plots, records, tables
+from benchmarks.reports import pictures, records, tables
 from benchmarks.training.svr_variants import BASELINE, VARIANTS
 
 Content = Mapping[str, Any]
@@ -19,27 +18,12 @@ _COLOUR, _BASELINE_COLOUR, _DIVERGED_COLOUR = "#3b6fb6", "#202428", "#c8102e"
 _HIGHEST = 1.3  # times the baseline's median, where a panel ends
 
 
-def write(content: Content, tasks: Sequence[str], names: Sequence[str], folder: Path) -> Path:
-    """Prints the tables and writes them and the picture.
-
-    Args:
-      content: the file of results.
-      tasks: which tasks to show.
-      names: which variants, the baseline among them.
-      folder: where `results.md` and the PNG go.
-
-    Returns:
-      The path of the picture.
-    """
-    shown = {task: content["tasks"][task] for task in tasks}
-    text = [f"# {content['title']}", _described(content), summary(shown, names)]
+def paragraphs(content: Content, shown: Mapping[str, Content], names: Sequence[str]) -> list[str]:
+    """Returns what stands below the title of `results.md`; `shown` is by task."""
+    text = [_described(content), summary(shown, names)]
     for task, entry in shown.items():
         text += [f"## {task}: {entry['title']}", table(entry, names)]
-    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    click.echo("\n" + "\n\n".join(text[2:]) + "\n")
-    path = picture(content, shown, names, folder / f"{folder.name}.png")
-    click.echo(f"tables: {folder / 'results.md'}\nplot: {path}")
-    return path
+    return text
 
 
 def summary(shown: Mapping[str, Content], names: Sequence[str]) -> str:
@@ -61,10 +45,10 @@ def table(entry: Content, names: Sequence[str]) -> str:
         rows.append(
             [
                 _label(name),
-                _spread(_losses(entry, name)),
+                tables.spread(_losses(entry, name)),
                 "" if name == BASELINE else _change(entry, name),
                 str(_diverged(runs) or ""),
-                _spread([_number(run["test_error"]) for run in runs]),
+                tables.spread([records.number(run["test_error"]) for run in runs]),
                 f"{statistics.median(run['pairs_stored'] for run in runs):g}",
             ]
         )
@@ -91,10 +75,7 @@ def picture(
     axes[0][0].set_ylim(len(names) - 0.5, -0.5)
     seeds = content["settings"]["seeds"]
     note = f"median and range of {seeds} seeds; grey: the baseline's; ▸ beyond the scale"
-    figure.suptitle(f"{content['title']}\n{note}", fontsize=11)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return pictures.save(figure, f"{content['title']}\n{note}", path)
 
 
 def _panel(axis: Axes, entry: Content, names: Sequence[str]) -> None:
@@ -115,7 +96,7 @@ def _panel(axis: Axes, entry: Content, names: Sequence[str]) -> None:
             axis.hlines(place, min(values), min(max(values), highest), color=colour, linewidth=2)
         beyond = median > highest
         axis.plot(min(median, highest), place, ">" if beyond else "o", color=colour, clip_on=False)
-        notes = [f"median {_text(median)}"] if beyond and math.isfinite(median) else []
+        notes = [f"median {tables.finite(median)}"] if beyond and math.isfinite(median) else []
         notes += [f"{diverged} diverged"] if diverged else []
         axis.annotate(
             ", ".join(notes),
@@ -130,7 +111,7 @@ def _panel(axis: Axes, entry: Content, names: Sequence[str]) -> None:
         )
         if place and VARIANTS[name].group != VARIANTS[names[place - 1]].group:
             axis.axhline(place - 0.5, color="#b4bac0", linewidth=0.6)
-    plots.decorate(axis)
+    pictures.decorate(axis)
     axis.set_xlim(lowest - 0.02 * middle, highest)
     axis.xaxis.set_major_locator(ticker.MaxNLocator(6))
 
@@ -165,20 +146,8 @@ def _change(entry: Content, name: str) -> str:
 
 def _losses(entry: Content, name: str) -> list[float]:
     """Returns the final training losses by seed, infinite where there is no number."""
-    return [_number(run["train_losses"][-1]) for run in entry["variants"][name]["runs"]]
+    return [records.number(run["train_losses"][-1]) for run in entry["variants"][name]["runs"]]
 
 
 def _diverged(runs: Sequence[Content]) -> int:
     return sum(run["status"] == records.DIVERGED for run in runs)
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{_text(statistics.median(values))} [{_text(min(values))}, {_text(max(values))}]"
-
-
-def _text(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "diverged"
-
-
-def _number(value: float | None) -> float:
-    return math.inf if value is None else value

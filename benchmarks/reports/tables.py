@@ -3,7 +3,10 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import click
 
 from benchmarks.reports import records
 from benchmarks.training.optimizers import OPTIMIZERS
@@ -68,11 +71,11 @@ def results(
         row += [str(group[0]["settings"]["epochs"]), str(_planned_gradients(group[0]))]
         if batches:
             row.append(str(own_batch_size(group[0]) or settings["experiment"]["batch_size"]))
-        row += [_spread(group, "train_loss", _number), _number(_lowest(group))]
-        row += [_number(_median(group, "test_loss"))]
-        row += [_number(_loss_within(group, budget))] if budget else []
-        row += [_spread(group, "test_error", _number)] if unit else []
-        row += [_spread(group, "test_accuracy", _share)] if accuracies else []
+        row += [_spread(group, "train_loss"), finite(_lowest(group))]
+        row += [finite(_median(group, "test_loss"))]
+        row += [finite(_loss_within(group, budget))] if budget else []
+        row += [_spread(group, "test_error")] if unit else []
+        row += [_spread(group, "test_accuracy", ".2%", "")] if accuracies else []
         row += [published.get(settings["optimizer"], "")] if published else []
         row += [" / ".join(_epochs_to(group, x) for x in target_errors)] if target_errors else []
         row += [f"{statistics.median(map(_seconds_per_epoch, group)):.3g}"]
@@ -86,17 +89,61 @@ def results(
 
 def grids(chosen: Mapping[str, Content]) -> str:
     """Returns a table of the training losses that chose the learning rates."""
-    rates = sorted({rate for grid in chosen.values() for rate in grid["train_losses"]}, key=float)
+    tried = [
+        (OPTIMIZERS[name].label, grid["train_losses"], grid["chosen"])
+        for name, grid in chosen.items()
+    ]
+    return by_rate("learning rate", tried, lambda loss: finite(records.number(loss)))
+
+
+def by_rate(
+    head: str,
+    tried: Sequence[tuple[str, Mapping[str, Any], float]],
+    text: Callable[[Any], str],
+) -> str:
+    """Returns a table of what was found at the learning rates that were tried.
+
+    Args:
+      head: of the first column.
+      tried: labels, what was found by rate, and the rate that was chosen, which is in bold.
+      text: writes what was found.
+
+    Returns:
+      Markdown.
+    """
+    rates = sorted({rate for _, found, _ in tried for rate in found}, key=float)
     rows = []
-    for name, grid in chosen.items():
-        row = [OPTIMIZERS[name].label]
-        for rate in rates:
-            tried = rate in grid["train_losses"]
-            loss = grid["train_losses"].get(rate)
-            text = _number(math.inf if loss is None else loss) if tried else ""
-            row.append(f"**{text}**" if float(rate) == grid["chosen"] else text)
-        rows.append(row)
-    return markdown(["learning rate", *rates], rows)
+    for label, found, chosen in tried:
+        texts = {rate: text(value) for rate, value in found.items()}
+        texts |= {rate: f"**{texts[rate]}**" for rate in texts if float(rate) == chosen}
+        rows.append([label, *(texts.get(rate, "") for rate in rates)])
+    return markdown([head, *rates], rows)
+
+
+def write(folder: Path, title: str, *parts: str) -> None:
+    """Writes and prints `results.md`.
+
+    Args:
+      folder: of the results.
+      title: stands over it.
+      *parts: the paragraphs; empty ones are left out.
+    """
+    text = "\n\n".join(filter(None, (f"# {title}", *parts))) + "\n"
+    path = folder / "results.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    click.echo(f"\n{text}\ntables: {path}")
+
+
+def finite(value: float, form: str = ".4g", otherwise: str = "diverged") -> str:
+    """Writes a number in this form, or something else where it is not finite."""
+    return f"{value:{form}}" if math.isfinite(value) else otherwise
+
+
+def spread(values: Sequence[float], form: str = ".4g", otherwise: str = "diverged") -> str:
+    """Writes the median and the range of numbers, each as `finite` does."""
+    median, low, high = (finite(f(values), form, otherwise) for f in (statistics.median, min, max))
+    return f"{median} [{low}, {high}]"
 
 
 def _rate(value: float | None) -> str:
@@ -192,21 +239,10 @@ def worsened(group: Sequence[Content], factor: float) -> bool:
     return not _median(group, "train_loss") <= factor * _lowest(group)
 
 
-def _spread(group: Sequence[Content], name: str, text: Callable[[float], str]) -> str:
+def _spread(group: Sequence[Content], name: str, *form: str) -> str:
     """Writes the median over the seeds, and the range where there are several."""
     values = [_final(content, name, math.inf) for content in group]
-    median = text(statistics.median(values))
-    if len(values) == 1:
-        return median
-    return f"{median} [{text(min(values))}, {text(max(values))}]"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "diverged"
-
-
-def _share(value: float) -> str:
-    return f"{value:.2%}" if math.isfinite(value) else ""
+    return spread(values, *form) if len(values) > 1 else finite(values[0], *form)
 
 
 def _seconds_per_epoch(content: Content) -> float:

@@ -48,6 +48,6 @@ def run(out: Path, quick: bool, only: Sequence[str] = ()) -> Path:
         records.write(path, content)
         tables_path.write_text(report.markdown(content), encoding="utf-8")
         click.echo(report.table(content["sections"][name]))
-    drawn = pictures.draw(content, folder, report.suffix())
-    click.echo("\n" + "\n".join(f"written: {x}" for x in (path, tables_path, *drawn)))
+    click.echo(f"\ntables: {tables_path}")
+    pictures.draw(content, folder, report.suffix())
     return tables_path

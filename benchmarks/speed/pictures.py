@@ -11,7 +11,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.reports.plots import decorate
+from benchmarks.reports.pictures import decorate, save
 from benchmarks.speed import tables
 from benchmarks.speed.growth import LINEAR
 
@@ -45,26 +45,19 @@ def draw(content: Mapping[str, Any], folder: Path, suffix: str) -> list[Path]:
         entries, title = section["entries"], f"{section['title']} — {section['device']}"
         lines = [entry for entry in entries if "line" in entry and "arrays" in entry]
         if lines:
-            found.append(_saved(_compile_times(lines, title), folder / f"{name}{suffix}.png"))
+            found.append(save(_compile_times(lines), title, folder / f"{name}{suffix}.png"))
         grown = [entry for entry in entries if "step_ms" in entry]
         if grown:
-            found.append(_saved(_growth(grown, title), folder / f"{name}{suffix}.png"))
+            found.append(save(_growth(grown), title, folder / f"{name}{suffix}.png"))
         # A logarithm is wanted; a difference of times may be hardly anything, or below zero.
         positive = [entry for entry in entries if (entry["value"] or 0) > 0]
         if positive:
-            figure = _bars(positive, title, section["quantity"])
-            found.append(_saved(figure, folder / f"bars-{name}{suffix}.png"))
+            figure = _bars(positive, section["quantity"])
+            found.append(save(figure, title, folder / f"bars-{name}{suffix}.png"))
     return found
 
 
-def _saved(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
-
-
-def _compile_times(entries: Entries, title: str) -> Figure:
+def _compile_times(entries: Entries) -> Figure:
     """Draws compile time against arrays, a line an optimizer, in the order of the last points."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for entry in entries:
@@ -77,12 +70,11 @@ def _compile_times(entries: Entries, title: str) -> Figure:
     for label in sorted(lines, key=lambda label: -lines[label][-1][1]):
         axis.plot(*zip(*lines[label], strict=True), label=label, **styles[label])
     _both_logarithmic(axis, "arrays that the params consist of", "seconds to compile a step")
-    figure.suptitle(title, fontsize=11)
     figure.legend(loc="outside right upper", frameon=False, title="slowest first")
     return figure
 
 
-def _growth(entries: Entries, title: str) -> Figure:
+def _growth(entries: Entries) -> Figure:
     """Draws the time of a step against sizes, a panel for each kind of size."""
     groups = _grouped(entries)
     figure, axes = plt.subplots(
@@ -97,11 +89,10 @@ def _growth(entries: Entries, title: str) -> Figure:
         axis.legend(fontsize=9, loc="upper left", title=f"exponents, target {LINEAR:g}")
         low, high = axis.get_ylim()
         axis.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
-def _bars(entries: Entries, title: str, quantity: str) -> Figure:
+def _bars(entries: Entries, quantity: str) -> Figure:
     """Draws a panel of bars for each group, beside each other where the groups are long."""
     groups = _grouped(entries)
     # Where all groups have the same lines one column of names will do.
@@ -137,7 +128,6 @@ def _bars(entries: Entries, title: str, quantity: str) -> Figure:
     figure.legend(
         handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False
     )
-    figure.suptitle(title, fontsize=11)
     return figure
 
 

@@ -25,7 +25,7 @@ import naqopt
 from benchmarks.models.function_fit import Task
 from benchmarks.training import fits
 from benchmarks.training.fit import Errors, Fit, Method, Published
-from benchmarks.training.study import FixedStudy
+from benchmarks.training.study import Study
 
 DENSE = {"memory_size": None}
 
@@ -136,4 +136,4 @@ FIT = Fit(
     "known.",
 )
 
-STUDIES = (FixedStudy("function-modelling", __doc__, functools.partial(fits.run, FIT)),)
+STUDIES = (Study("function-modelling", __doc__, functools.partial(fits.run, FIT)),)

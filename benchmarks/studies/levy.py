@@ -27,7 +27,7 @@ import naqopt
 from benchmarks.models.function_fit import Task
 from benchmarks.training import fits
 from benchmarks.training.fit import Fit, Method
-from benchmarks.training.study import FixedStudy
+from benchmarks.training.study import Study
 
 VARIABLES = 5
 TRAIN_SEED, TEST_SEED = 20_000, 20_001  # far from those that draw the networks
@@ -86,4 +86,4 @@ FIT = Fit(
     tuning_runs=5,
 )
 
-STUDIES = (FixedStudy("levy", __doc__, functools.partial(fits.run, FIT)),)
+STUDIES = (Study("levy", __doc__, functools.partial(fits.run, FIT)),)

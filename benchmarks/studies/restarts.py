@@ -1,43 +1,29 @@
 """NAQ, MoQ and mNAQ by how far back their momentum is judged, with ξ and without."""
 
-import math
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
-from benchmarks.reports import tables
-from benchmarks.training.study import FixedStudy
+from benchmarks.reports import records, tables
+from benchmarks.training.study import Study
 
 NAME = "restarts"
 METHODS = ("naq", "naq-term", "moq", "moq-term", "mnaq")
 WINDOWS = (None, 1, 5, 20)
 STARTS, QUICK_STARTS = 5, 2
 QUICK_WINDOWS = (None, 5)
-EXCESS = (
-    1e-6  # above the lowest value, relative to it where it is above 1, where it counts as found
-)
+# Above the lowest value, relative to it where it is above 1, where it counts as found.
+EXCESS = 1e-6
 Content = Mapping[str, Any]
 
 
 def run(folder: Path, quick: bool) -> Path:
-    """Runs the comparison, or what is missing of it.
-
-    Args:
-      folder: where the results go.
-      quick: the small form, fewer problems, windows and starts.
-
-    Returns:
-      The path of the picture.
-    """
+    """Runs what is missing of it; the quick form has fewer problems, windows and starts."""
     # These import what no other experiment needs.
     from benchmarks.reports import comparison_plots as plots
     from benchmarks.training import comparison
 
-    started = time.perf_counter()
     kinds = _kinds()
     if quick:
         kinds = {kind: problems[:2] for kind, problems in kinds.items()}
@@ -45,18 +31,13 @@ def run(folder: Path, quick: bool) -> Path:
     starts = QUICK_STARTS if quick else STARTS
     title = f"{NAME}: {len(problems)} problems from {starts} starts each"
     title += " (QUICK form, fewer problems, windows and starts)" if quick else ""
-    click.echo(f"{title}\nresults in {folder}")
     solvers = _solvers(QUICK_WINDOWS if quick else WINDOWS)
     with comparison.float64():
         what = comparison.Comparison(NAME, problems, solvers, starts, quick)
         content = comparison.complete(folder, title, what)
         rows = summary(content, kinds)
-    text = _text(content, rows)
-    click.echo(f"\n{text}")
-    (folder / "results.md").write_text(text, encoding="utf-8")
-    picture = plots.restarts(content["title"], rows, folder / f"{NAME}.png")
-    click.echo(f"picture: {picture}\n{time.perf_counter() - started:.0f} s in all")
-    return picture
+    tables.write(folder, content["title"], _described(content), table(rows))
+    return plots.restarts(content["title"], rows, folder / f"{NAME}.png")
 
 
 def _kinds() -> dict[str, Sequence[Any]]:
@@ -111,8 +92,7 @@ def summary(content: Content, kinds: Mapping[str, Sequence[Any]]) -> list[dict[s
             found = 0
             for problem in problems:
                 columns = entry["problems"][problem.name]
-                # A loss that is no number is stored as none.
-                lasts = [math.inf if x is None else x for x in columns["loss"]]
+                lasts = [*map(records.number, columns["loss"])]
                 enough = problem.minimum + EXCESS * max(1.0, abs(problem.minimum))
                 found += sum(last <= enough for last in lasts)
                 firsts = [float(problem.function(start)) for start in problem.starts(starts)]
@@ -130,9 +110,8 @@ def summary(content: Content, kinds: Mapping[str, Sequence[Any]]) -> list[dict[s
     return rows
 
 
-def _text(content: Content, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns all of `results.md`."""
-    settings = content["settings"]
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a line for each solver."""
     header = ["method", "M", "functions: ended", "evaluations, median", "lowest found"]
     header += [
         "least squares: lowest found",
@@ -141,28 +120,30 @@ def _text(content: Content, rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     lines = []
     for row in rows:
-        evaluations = row["evaluations"]
         lines.append(
             [
                 row["label"],
                 str(row["window"]),
                 str(row["ended"]),
-                f"{evaluations:,.0f}" if math.isfinite(evaluations) else "failed",
+                tables.finite(row["evaluations"], ",.0f", "failed"),
                 *(str(row[kind]) for kind in ("functions", "least squares", "cluster")),
                 f"{row['above']} of {row['runs']}",
             ]
         )
+    return tables.markdown(header, lines)
+
+
+def _described(content: Content) -> str:
+    settings = content["settings"]
     return (
-        f"# {content['title']}\n\n"
         "M is `restart_window`, over how many losses the momentum is judged; None is the papers' "
         f"method. A run ends where ‖∇f‖₂ ≤ {settings['tolerance']:g}, or after "
         f"{settings['limit']:,} evaluations, in float64. *Lowest found*: the last loss is within "
         f"{EXCESS:g} of the lowest value, relative to it where it is above 1. The test functions "
         "are those of `functions`; the hard least-squares problems are Moré, Garbow and "
         "Hillstrom's, with variables of scales up to 10⁸ apart; the cluster is 13 atoms of "
-        "Lennard-Jones's potential near their lowest arrangement.\n\n"
-        f"{tables.markdown(header, lines)}\n"
+        "Lennard-Jones's potential near their lowest arrangement."
     )
 
 
-STUDIES = (FixedStudy(NAME, __doc__, run),)
+STUDIES = (Study(NAME, __doc__, run),)

@@ -12,24 +12,23 @@ customary rate too, and L-SR1 also the first radius of SR1-N.
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import jax
 import numpy as np
 
 from benchmarks.functions.saddles import DISTANCE, PROBLEMS, Problem
-from benchmarks.reports import records
+from benchmarks.reports import records, tables
 from benchmarks.reports import saddles as report
 from benchmarks.reports.progress import progress_bar
 from benchmarks.training import saddles as methods
 from benchmarks.training.saddles import LIMIT, METHODS, RATES, Program
-from benchmarks.training.study import FixedStudy
+from benchmarks.training.study import Study
 
 NAME = "saddles"
+TITLE = "Leaving a saddle point"
 SIDE, QUICK_SIDE = 7, 3
 QUICK_METHODS = tuple(METHODS)
 LEFT, ARRIVED = 0.5, 0.999  # shares of the decrease: a run has left, and a path is drawn so far
@@ -38,20 +37,20 @@ STEPS_OF_PATH = 300
 
 
 def run(folder: Path, quick: bool) -> Path:
-    """Runs the study, or what is missing of it.
-
-    Args:
-      folder: where the results go.
-      quick: fewer starts.
-
-    Returns:
-      The path of the picture.
-    """
-    started = time.perf_counter()
+    """Runs what is missing of it; the quick form has fewer starts."""
     path = folder / f"{NAME}.json"
     names = QUICK_METHODS if quick else tuple(METHODS)
-    content = _opened(path, quick)
-    click.echo(f"{content['title']}\nresults in {folder}")
+    settings = {
+        "starts": (QUICK_SIDE if quick else SIDE) ** 2,
+        "distance": DISTANCE,
+        "limit": LIMIT,
+        "left": LEFT,
+        "rates": list(RATES),
+    }
+    title = f"{TITLE} (QUICK form)" if quick else TITLE
+    content = records.opened(path, title, settings, "problems")
+    for key, problem in PROBLEMS.items():
+        content["problems"].setdefault(key, {"title": problem.title, "methods": {}})
     # Problems of one dimension share a compiled program.
     groups: dict[int, list[str]] = {}
     for key, problem in PROBLEMS.items():
@@ -70,34 +69,8 @@ def run(folder: Path, quick: bool) -> Path:
                         entry[name] = _study(program, index, name, PROBLEMS[key], content)
                     records.write(path, content)
                 bar.update()
-        plot = report.write(content, names, folder)
-    click.echo(f"{time.perf_counter() - started:.0f} s in all")
-    return plot
-
-
-def _opened(path: Path, quick: bool) -> dict[str, Any]:
-    """Returns what the file knows; nothing if it is of other settings."""
-    settings = {
-        "starts": (QUICK_SIDE if quick else SIDE) ** 2,
-        "distance": DISTANCE,
-        "limit": LIMIT,
-        "left": LEFT,
-        "rates": list(RATES),
-    }
-    known = records.read(path)
-    if known is not None and known["settings"] != settings:
-        click.echo(f"{path}: has other settings; starting afresh")
-        known = None
-    title = "Leaving a saddle point"
-    return known or {
-        "schema": records.SCHEMA,
-        "title": f"{title} (QUICK form)" if quick else title,
-        "settings": settings,
-        **records.environment(),
-        "problems": {
-            key: {"title": problem.title, "methods": {}} for key, problem in PROBLEMS.items()
-        },
-    }
+        tables.write(folder, content["title"], *report.paragraphs(content, names))
+        return report.picture(content, names, folder / f"{NAME}.png")
 
 
 def _study(
@@ -139,4 +112,4 @@ def _columns(runs: Sequence[methods.Run], level: float) -> dict[str, list[int | 
     }
 
 
-STUDIES = (FixedStudy(NAME, __doc__, run),)
+STUDIES = (Study(NAME, __doc__, run),)

@@ -19,18 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
-from benchmarks.reports import records
+from benchmarks.reports import records, tables
 from benchmarks.reports import svr_choices as report
 from benchmarks.reports.progress import progress_bar
 from benchmarks.studies import regression
 from benchmarks.training import svr_choices as training
 from benchmarks.training.problem import Problem
-from benchmarks.training.study import FixedStudy
+from benchmarks.training.study import Study
 from benchmarks.training.svr_variants import VARIANTS, Choices
 
 NAME = "svr-choices"
+TITLE = "The choices of SVR-NAQ's reconstruction, each varied alone"
 TASKS = {
     "wine-8": functools.partial(regression.build_wine, batch_size=8),
     "wine-32": functools.partial(regression.build_wine, batch_size=32),
@@ -42,21 +41,12 @@ QUICK_VARIANTS = tuple(VARIANTS)
 
 
 def run(folder: Path, quick: bool) -> Path:
-    """Runs the study, or what is missing of it.
-
-    Args:
-      folder: where the results go.
-      quick: one task, shorter runs from fewer seeds.
-
-    Returns:
-      The path of the plot.
-    """
-    started = time.perf_counter()
+    """Runs what is missing of it; the quick form has one task and is shorter."""
     path = folder / f"{NAME}.json"
     tasks, names = (QUICK_TASKS, QUICK_VARIANTS) if quick else (tuple(TASKS), tuple(VARIANTS))
     epochs, seeds = (QUICK_EPOCHS, QUICK_SEEDS) if quick else (EPOCHS, SEEDS)
-    content = _opened(path, quick, {"epochs": epochs, "seeds": seeds})
-    click.echo(f"{content['title']}\nresults in {folder}")
+    title = f"{TITLE} (QUICK form)" if quick else TITLE
+    content = records.opened(path, title, {"epochs": epochs, "seeds": seeds}, "tasks")
     for task in tasks:
         problem = TASKS[task](False)
         entry = content["tasks"].setdefault(task, {"title": problem.title, "variants": {}})
@@ -72,25 +62,9 @@ def run(folder: Path, quick: bool) -> Path:
                     entry["variants"][name] = {"settings": settings, **runs}
                     records.write(path, content)
                 bar.update()
-    plot = report.write(content, tasks, names, folder)
-    click.echo(f"{time.perf_counter() - started:.0f} s in all")
-    return plot
-
-
-def _opened(path: Path, quick: bool, settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the file knows; nothing if it is of other settings."""
-    known = records.read(path)
-    if known is not None and known["settings"] != settings:
-        click.echo(f"{path}: has other settings; starting afresh")
-        known = None
-    title = "The choices of SVR-NAQ's reconstruction, each varied alone"
-    return known or {
-        "schema": records.SCHEMA,
-        "title": f"{title} (QUICK form)" if quick else title,
-        "settings": settings,
-        **records.environment(),
-        "tasks": {},
-    }
+    shown = {task: content["tasks"][task] for task in tasks}
+    tables.write(folder, content["title"], *report.paragraphs(content, shown, names))
+    return report.picture(content, shown, names, folder / f"{NAME}.png")
 
 
 def _train(
@@ -118,4 +92,4 @@ def _train(
     return {"seconds": records.rounded(seconds), "runs": runs}
 
 
-STUDIES = (FixedStudy(NAME, __doc__, run),)
+STUDIES = (Study(NAME, __doc__, run),)

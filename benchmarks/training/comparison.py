@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,13 +67,6 @@ def status(problem: Problem, result: Result) -> str:
 def complete(folder: Path, title: str, comparison: Comparison) -> dict[str, Any]:
     """Runs what is missing of a comparison, keeps its file up to date, and returns the content."""
     path = folder / f"{comparison.name}.json"
-    content = _content(path, title, comparison)
-    _complete(path, content, comparison)
-    return content
-
-
-def _content(path: Path, title: str, comparison: Comparison) -> dict[str, Any]:
-    """Reads the results that there are, or makes new ones."""
     settings = {
         "name": comparison.name,
         "quick": comparison.quick,
@@ -83,25 +75,7 @@ def _content(path: Path, title: str, comparison: Comparison) -> dict[str, Any]:
         "limit": LIMIT,
         "problems": {problem.name: problem.dimension for problem in comparison.problems},
     }
-    known = records.read(path)
-    if known is not None and known["settings"] == settings:
-        return known
-    if known is not None:
-        click.echo(f"{path}: has other settings; starting afresh")
-    environment = records.environment()
-    for package in ("optimistix", "scipy"):
-        environment["versions"][package] = importlib.metadata.version(package)
-    return {
-        "schema": records.SCHEMA,
-        "title": title,
-        "settings": settings,
-        **environment,
-        "solvers": {},
-    }
-
-
-def _complete(path: Path, content: dict[str, Any], comparison: Comparison) -> None:
-    """Runs what is missing, and keeps the file up to date."""
+    content = records.opened(path, title, settings, "solvers", ("optimistix", "scipy"))
     problems, solvers = comparison.problems, comparison.solvers
     known, content["solvers"] = content["solvers"], {}
     for name, solver in solvers.items():
@@ -132,6 +106,7 @@ def _complete(path: Path, content: dict[str, Any], comparison: Comparison) -> No
                         bar.update()
                         records.write(path, content)
     records.write(path, content)
+    return content
 
 
 def _solve(program: Program, index: int, problem: Problem, starts: int) -> dict[str, Any]:

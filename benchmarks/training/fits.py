@@ -7,20 +7,19 @@ average error of runs of full length, from seeds that no reported run has, over 
 values that is extended as in `benchmarks.training.learning_rates`.
 """
 
-import math
+import functools
 import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from benchmarks.reports import fits as report
-from benchmarks.reports import records
+from benchmarks.reports import records, tables
 from benchmarks.reports.progress import progress_bar
 from benchmarks.training import learning_rates
-from benchmarks.training.fit import Fit, Method
+from benchmarks.training.fit import Fit
 from benchmarks.training.full_batches import Runner
 
 TOLERANCE = 1e-6
@@ -45,68 +44,51 @@ def run(
     Returns:
       The path of the plot.
     """
-    started = time.perf_counter()
     count = seeds or (fit.quick_runs if quick else fit.runs)
     names = methods or (fit.quick_methods if quick else fit.methods)
-    book = _Book(fit, folder / f"{folder.name}.json", quick)
-    click.echo(f"{book.content['title']}\nresults in {folder}")
+    settings = {
+        "points": len(fit.task.train_inputs),
+        "test_points": len(fit.task.test_inputs),
+        "hidden": fit.task.hidden,
+        "max_iterations": fit.quick_iterations if quick else fit.max_iterations,
+        "tolerance": TOLERANCE,
+    }
+    title = f"{fit.title} (QUICK form)" if quick else fit.title
+    path = folder / f"{folder.name}.json"
+    content = records.opened(path, title, settings, "methods")
+    save = functools.partial(records.write, path, content)
     for name in names:
-        _run_method(name, count, book)
-    path = report.write(fit, book.content, tuple(names), folder)
-    click.echo(f"{time.perf_counter() - started:.0f} s in all")
-    return path
+        entry = _entry(fit, name, content["methods"])
+        runner = Runner(fit.task, fit.methods[name], TOLERANCE, settings["max_iterations"])
+        _run_method(runner, entry, count, fit.tuning_seeds, save)
+    shown = {name: content["methods"][name] for name in names}
+    tables.write(folder, content["title"], *report.paragraphs(fit, content, shown))
+    return report.picture(fit, content["title"], shown, folder / f"{folder.name}.png")
 
 
-class _Book:
-    """The file of results, rewritten after every run."""
-
-    def __init__(self, fit: Fit, path: Path, quick: bool):
-        self.fit = fit
-        self.path = path
-        settings = {
-            "points": len(fit.task.train_inputs),
-            "test_points": len(fit.task.test_inputs),
-            "hidden": fit.task.hidden,
-            "max_iterations": fit.quick_iterations if quick else fit.max_iterations,
-            "tolerance": TOLERANCE,
-        }
-        known = records.read(path)
-        if known is not None and known["settings"] != settings:
-            click.echo(f"{path}: has other settings; starting afresh")
-            known = None
-        self.content = known or {
-            "schema": records.SCHEMA,
-            "title": f"{fit.title} (QUICK form)" if quick else fit.title,
-            "settings": settings,
-            **records.environment(),
-            "methods": {},
-        }
-
-    def entry(self, name: str, method: Method) -> dict[str, Any]:
-        """Returns what is known of a method; nothing if it was run with other settings."""
-        settings = {"options": dict(method.options), "bits": method.bits}
-        if method.tuned:
-            settings["tuning_seeds"] = self.fit.tuning_seeds
-        known = self.content["methods"].get(name)
-        if known is None or known["settings"] != settings:
-            fresh = {"settings": settings, "learning_rate": method.learning_rate}
-            known = fresh | {"compile_seconds": None, "grid": {}, "runs": []}
-            self.content["methods"][name] = known
-        return known
-
-    def save(self) -> None:
-        """Writes the file."""
-        records.write(self.path, self.content)
+def _entry(fit: Fit, name: str, entries: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is known of a method; nothing if it was run with other settings."""
+    method = fit.methods[name]
+    settings = {"options": dict(method.options), "bits": method.bits}
+    if method.tuned:
+        settings["tuning_seeds"] = fit.tuning_seeds
+    if name not in entries or entries[name]["settings"] != settings:
+        fresh = {"settings": settings, "learning_rate": method.learning_rate}
+        entries[name] = fresh | {"compile_seconds": None, "grid": {}, "runs": []}
+    return entries[name]
 
 
-def _run_method(name: str, count: int, book: _Book) -> None:
+def _run_method(
+    runner: Runner,
+    entry: dict[str, Any],
+    count: int,
+    tuning_seeds: Sequence[int],
+    save: Callable[[], None],
+) -> None:
     """Tunes a method where that is due, and adds the runs that are missing."""
-    method = book.fit.methods[name]
-    entry = book.entry(name, method)
-    settings = book.content["settings"]
-    runner = Runner(book.fit.task, method, settings["tolerance"], settings["max_iterations"])
+    method = runner.method
     if method.tuned and entry["learning_rate"] is None:
-        entry["learning_rate"] = _tune(method, runner, entry["grid"], book)
+        entry["learning_rate"] = _tune(runner, entry["grid"], tuning_seeds, save)
     done = {run["seed"] for run in entry["runs"]}
     if done.issuperset(range(count)):
         click.echo(f"{method.label}: already run, reused")
@@ -116,31 +98,32 @@ def _run_method(name: str, count: int, book: _Book) -> None:
             if seed not in done:
                 entry["runs"].append(runner.run(seed, entry["learning_rate"]))
                 entry["compile_seconds"] = records.rounded(runner.compile_seconds)
-                book.save()
+                save()
             bar.update()
-        errors = [run["train_error"] for run in entry["runs"]]
-        average = statistics.fmean(math.inf if error is None else error for error in errors)
-        bar.set_postfix_str(f"average training error {average:.3g}")
+        bar.set_postfix_str(f"average training error {_average(entry['runs']):.3g}")
 
 
-def _tune(method: Method, runner: Runner, grid: dict[str, Any], book: _Book) -> float:
+def _tune(
+    runner: Runner, grid: dict[str, Any], seeds: Sequence[int], save: Callable[[], None]
+) -> float:
     """Returns the rate of the lowest average training error."""
-    seeds = book.fit.tuning_seeds
 
     def average(rate: float) -> float:
         name = f"{rate:g}"
         if name not in grid:
-            with progress_bar(
-                f"{method.label}, learning rate {name}", len(seeds), unit="run"
-            ) as bar:
-                errors = []
+            label = f"{runner.method.label}, learning rate {name}"
+            with progress_bar(label, len(seeds), unit="run") as bar:
+                found = []
                 for seed in seeds:
-                    error = runner.run(seed, rate)["train_error"]
-                    errors.append(math.inf if error is None else error)
+                    found.append(runner.run(seed, rate))
                     bar.update()
-                grid[name] = records.rounded(statistics.fmean(errors))
-                bar.set_postfix_str(f"average training error {statistics.fmean(errors):.3g}")
-            book.save()
-        return math.inf if grid[name] is None else grid[name]
+                grid[name] = records.rounded(_average(found))
+                bar.set_postfix_str(f"average training error {_average(found):.3g}")
+            save()
+        return records.number(grid[name])
 
-    return learning_rates.best(learning_rates.search(average, method.middle_rate))
+    return learning_rates.best(learning_rates.search(average, runner.method.middle_rate))
+
+
+def _average(found: Sequence[Mapping[str, Any]]) -> float:
+    return statistics.fmean(records.number(run["train_error"]) for run in found)

@@ -126,7 +126,7 @@ def choose(run: Run, trainer: Trainer, folder: Path, report: Report = print) -> 
             final = _final_loss(trainer, rate, epochs, f"{run.optimizer} lr {name} (grid)")
             results[name] = records.rounded(final)
             keep(None)
-        return math.inf if results[name] is None else results[name]
+        return records.number(results[name])
 
     losses = search(loss, OPTIMIZERS[run.optimizer].middle_rate)
     chosen = best(losses)

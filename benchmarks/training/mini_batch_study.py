@@ -1,8 +1,8 @@
 """Studies that train on mini-batches: all optimizers, all seeds, then the table and the plot."""
 
 import dataclasses
+import functools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,12 @@ class MiniBatchStudy:
     def size(self) -> str:
         """How long, how often and by what."""
         plural = "s" if self.seeds > 1 else ""
-        equal = ", equal gradient evaluations" if self.equal_gradients else ""
         names = ", ".join(self.optimizers)
-        return f"{self.epochs} epochs, {self.seeds} seed{plural}{equal}; {names}"
+        return f"{self.epochs} epochs, {self.seeds} seed{plural}{self._equal}; {names}"
+
+    @property
+    def _equal(self) -> str:
+        return ", equal gradient evaluations" if self.equal_gradients else ""
 
     def epochs_for(self, gradients: int, epochs: int) -> int:
         """Returns the epochs of an optimizer that takes so many epochs' gradients in one."""
@@ -70,8 +73,8 @@ class MiniBatchStudy:
 
     def run(
         self,
-        out: Path,
-        quick: bool = False,
+        folder: Path,
+        quick: bool,
         optimizers: Sequence[str] | None = None,
         seeds: int | None = None,
         epochs: int | None = None,
@@ -79,7 +82,7 @@ class MiniBatchStudy:
         """Runs the study, or what is missing of it.
 
         Args:
-          out: the results go to a folder of the study's name in here.
+          folder: where the results go.
           quick: the small form, without a grid search.
           optimizers: names of optimizers; the study's own by default.
           seeds: runs per optimizer; by default the study's, one if quick.
@@ -88,11 +91,10 @@ class MiniBatchStudy:
         Returns:
           The path of the plot.
         """
-        started = time.perf_counter()
-        folder = out / self.name
         epochs = epochs or (self.quick_epochs if quick else self.epochs)
         problem = self.build(quick)
-        title = _title(self, problem, quick)
+        title = f"{self.name}: {problem.title}{self._equal}"
+        title += " (QUICK form, smaller or shorter than the experiment)" if quick else ""
         settings = {"name": self.name, "quick": quick, "epochs": epochs, **problem.settings}
         click.echo(title)
         click.echo(f"{_described(settings)}\nresults in {folder}")
@@ -109,69 +111,50 @@ class MiniBatchStudy:
             rate = None
             if optimizer.quick_learning_rate is not None:
                 rate = _learning_rate(base, trainer, folder, quick)
-            count = seeds or (1 if quick else self.seeds)
-            chosen = dataclasses.replace(base, learning_rate=rate)
-            contents = _train_seeds(chosen, count, trainer, folder / name, title)
+            train = functools.partial(
+                _train_seeds, base, seeds or (1 if quick else self.seeds), trainer, folder, title
+            )
+            contents = train(name, rate)
             if quick:
                 continue
             tried = [rate]
             if rate is not None and tables.worsened(contents, learning_rates.SECOND_CHANCE):
                 tried.append(learning_rates.next_lower(rate))
                 click.echo(f"{name}: ended well above its lowest loss; again with {tried[-1]:g}")
-                lower = dataclasses.replace(base, learning_rate=tried[-1])
-                _train_seeds(lower, count, trainer, folder / f"{name}-lower", title)
+                train(f"{name}-lower", tried[-1])
             if optimizer.printed_rate is not None and optimizer.printed_rate not in tried:
                 click.echo(f"{name}: also with the printed rate, {optimizer.printed_rate:g}")
-                printed = dataclasses.replace(base, learning_rate=optimizer.printed_rate)
-                _train_seeds(printed, count, trainer, folder / f"{name}-printed", title)
-        path = conclude(folder, settings, title, self)
-        click.echo(f"{time.perf_counter() - started:.0f} s in all")
-        return path
+                train(f"{name}-printed", optimizer.printed_rate)
+        return self._conclude(folder, settings, title)
 
-
-def conclude(folder: Path, settings: dict[str, Any], title: str, study: MiniBatchStudy) -> Path:
-    """Prints and saves the table and the plot of all runs in a folder that belong together.
-
-    Args:
-      folder: the study's results.
-      settings: the problem's settings; runs with others are left out, and it is said which.
-      title: stands over both.
-      study: tells what columns the table has.
-
-    Returns:
-      The path of the plot.
-    """
-    contents = _collect(folder, settings)
-    grids = {}
-    for name in dict.fromkeys(
-        run[0]["settings"]["optimizer"] for run in tables.by_optimizer(contents)
-    ):
-        grid = records.read(learning_rates.grid_file(folder, name))
-        if grid is not None and grid["settings"]["experiment"] == settings:
-            grids[name] = grid
-    table = tables.results(contents, study.published, study.target_errors)
-    click.echo(f"\n{table}\n")
-    text = [f"# {title}", _described(settings) + f", {contents[0]['device']}", table]
-    if grids:
-        grid_table = tables.grids(grids)
-        length = "training loss by learning rate, from one seed and a fifth of the epochs"
-        click.echo(f"{length}\n{grid_table}\n")
-        text += [f"{length.capitalize()}:", grid_table]
-    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    path = plots.curves(contents, title, folder / f"{folder.name}.png")
-    click.echo(f"table: {folder / 'results.md'}\ncurves: {path}")
-    return path
+    def _conclude(self, folder: Path, settings: dict[str, Any], title: str) -> Path:
+        """Writes the table and draws the curves of all runs with these settings in a folder."""
+        contents = _collect(folder, settings)
+        grids = {}
+        for name in dict.fromkeys(
+            run[0]["settings"]["optimizer"] for run in tables.by_optimizer(contents)
+        ):
+            grid = records.read(learning_rates.grid_file(folder, name))
+            if grid is not None and grid["settings"]["experiment"] == settings:
+                grids[name] = grid
+        text = [_described(settings) + f", {contents[0]['device']}"]
+        text.append(tables.results(contents, self.published, self.target_errors))
+        if grids:
+            text.append("Training loss by learning rate, from one seed and a fifth of the epochs:")
+            text.append(tables.grids(grids))
+        tables.write(folder, title, *text)
+        return plots.curves(contents, title, folder / f"{folder.name}.png")
 
 
 def _train_seeds(
-    run: Run, count: int, trainer: Trainer, stem: Path, title: str
+    base: Run, count: int, trainer: Trainer, folder: Path, title: str, name: str, rate: float | None
 ) -> list[dict[str, Any]]:
-    """Trains a run from so many seeds, each into the file STEM-seedK.json."""
+    """Trains a run at a rate from so many seeds, each into the file NAME-seedK.json."""
     return [
         runs.train(
-            dataclasses.replace(run, seed=seed),
+            dataclasses.replace(base, learning_rate=rate, seed=seed),
             trainer,
-            stem.with_name(f"{stem.name}-seed{seed}.json"),
+            folder / f"{name}-seed{seed}.json",
             title,
             click.echo,
         )
@@ -208,13 +191,6 @@ def _learning_rate(run: Run, trainer: Trainer, folder: Path, quick: bool) -> flo
     origin = "no search stored, documented default" if known is None else "of the whole experiment"
     click.echo(f"{run.optimizer}: learning rate {known or default:g} ({origin})")
     return known or default
-
-
-def _title(study: MiniBatchStudy, problem: Problem, quick: bool) -> str:
-    title = f"{study.name}: {problem.title}"
-    if study.equal_gradients:
-        title += ", equal gradient evaluations"
-    return f"{title} (QUICK form, smaller or shorter than the experiment)" if quick else title
 
 
 def _described(settings: dict[str, Any]) -> str:
