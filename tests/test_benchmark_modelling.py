@@ -19,10 +19,10 @@ from benchmarks.reports import fits as report
 from benchmarks.reports import records
 from benchmarks.studies import STUDIES, levy
 from benchmarks.studies.function_modelling import FIT, METHODS
+from benchmarks.training import fit_runs as training
 from benchmarks.training import fits, learning_rates
-from benchmarks.training import full_batches as training
 from benchmarks.training.fit import Method
-from benchmarks.training.full_batches import Runner
+from benchmarks.training.fit_runs import Runner
 from benchmarks.training.study import Study
 
 GRADIENT_DESCENT = Method("gradient descent", optax.sgd, first_order=True, ours=False)

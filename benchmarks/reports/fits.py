@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from benchmarks.models.function_fit import Params, output
 from benchmarks.reports import pictures, records, tables
 from benchmarks.training.fit import Errors, Fit
-from benchmarks.training.full_batches import CONVERGED
+from benchmarks.training.fit_runs import CONVERGED
 
 Content = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from benchmarks.reports import records, tables
 from benchmarks.reports.progress import progress_bar
 from benchmarks.training import learning_rates
 from benchmarks.training.fit import Fit
-from benchmarks.training.full_batches import Runner
+from benchmarks.training.fit_runs import Runner
 
 TOLERANCE = 1e-6
 

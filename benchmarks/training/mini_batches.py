@@ -61,7 +61,7 @@ class Trainer:
         self._train_on: Any = None
         params, _ = jax.eval_shape(functools.partial(problem.start, 0))
         self._flattens = optimizer.ours and len(jax.tree.leaves(params)) > _MANY_ARRAYS
-        self._order = jax.jit(self._order_of_rows)
+        self._order = jax.jit(problem.rows)
         self._sums = jax.jit(self._sums_of_batch)
         self._snapshot = jax.jit(naqopt.snapshot)
 
@@ -150,13 +150,6 @@ class Trainer:
     ) -> optax.GradientTransformationExtraArgs:
         tx = self.optimizer.transformation(learning_rate, self.problem.steps_per_epoch)
         return naqopt.flatten(tx) if self._flattens else tx
-
-    def _order_of_rows(self, key: jax.Array) -> jax.Array:
-        """Returns the examples of an epoch's batches, a row for each batch."""
-        problem = self.problem
-        order = jax.random.permutation(key, len(problem.train[0]))
-        order = order[: problem.steps_per_epoch * problem.batch_size]
-        return order.reshape(-1, problem.batch_size)
 
     def _epoch(
         self, carry: _Carry, rows: jax.Array, learning_rate: jax.Array | None, train: Examples

@@ -60,6 +60,11 @@ class Problem:
         whole = len(self.train[0]) // self.batch_size
         return whole if self.steps is None else min(self.steps, whole)
 
+    def rows(self, key: jax.Array) -> jax.Array:
+        """Returns the examples of an epoch's batches in a random order, a row for each batch."""
+        order = jax.random.permutation(key, len(self.train[0]))
+        return order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+
     @functools.cached_property
     def graph(self) -> nnx.GraphDef:
         """The network without its numbers."""

@@ -13,6 +13,7 @@ import optax
 import naqopt
 from benchmarks.functions.saddles import Function, Problem
 from benchmarks.training.evaluations import Counter
+from benchmarks.training.full_batches import Descent
 
 LIMIT = 2000  # steps, after which a run has not left
 RATES = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-6, 7))
@@ -33,6 +34,11 @@ class Method:
     build: Callable[[Any], optax.GradientTransformation]
     tuned: bool = False
     reuse: bool = False
+
+    def on(self, loss: Function, learning_rate: Any) -> Descent:
+        """Returns the method on a loss."""
+        tx = optax.with_extra_args_support(self.build(learning_rate))
+        return Descent(tx, loss, self.reuse)
 
 
 # `store_grad` saves the second evaluation of the gradient at the new params and changes no step.
@@ -92,9 +98,8 @@ class _Carry(NamedTuple):
 
 
 def _walk(
-    tx: optax.GradientTransformation,
-    reuse: bool,
-    losses: tuple[Function, Function],
+    descent: Descent,
+    observed: Function,
     start: jax.Array,
     level: jax.Array,
     limit: jax.Array,
@@ -103,36 +108,27 @@ def _walk(
     """Takes steps until E at the iterate is below the level, at most `limit` of them.
 
     Args:
-      tx: the method.
-      reuse: as in `Method`.
-      losses: the loss that the method is given, and the one for E at the iterate.
+      descent: the method on the loss that it is given.
+      observed: the loss for E at the iterate.
       start: the first params.
       level: of E.
       limit: of the steps.
       room: for so many points of the path.
     """
-    tx = optax.with_extra_args_support(tx)
-    loss, observed = losses
 
     def unfinished(carry: _Carry) -> jax.Array:
         ends = (carry.loss < level) | ~jnp.isfinite(carry.loss)
         return (carry.count < limit) & ~ends
 
     def step(carry: _Carry) -> _Carry:
-        params, state, _, points, count = carry
-        if reuse:
-            value, grad = optax.value_and_grad_from_state(loss)(params, state=state)
-        else:
-            value, grad = jax.value_and_grad(loss)(params)
-        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
-        params = optax.apply_updates(params, updates)
+        params, state, _ = descent.step(carry.params, carry.state)
         iterate = naqopt.eval_params(state, params)
-        points = points.at[count + 1].set(iterate, mode="drop")
-        return _Carry(params, state, observed(iterate), points, count + 1)
+        points = carry.points.at[carry.count + 1].set(iterate, mode="drop")
+        return _Carry(params, state, observed(iterate), points, carry.count + 1)
 
     points = jnp.zeros((room, len(start)), start.dtype).at[0].set(start)
     count = jnp.zeros((), jnp.int32)
-    begin = _Carry(start, tx.init(start), observed(start), points, count)
+    begin = _Carry(start, descent.tx.init(start), observed(start), points, count)
     return jax.lax.while_loop(unfinished, step, begin)
 
 
@@ -147,12 +143,9 @@ class Program:
 
         @jax.jit
         def walk(index, rate, start, level, limit) -> tuple[jax.Array, ...]:
-            losses = (
-                functools.partial(counted, index=index),
-                lambda point: jax.lax.switch(index, functions, point),
-            )
-            tx = method.build(rate)
-            found = _walk(tx, method.reuse, losses, start, level, limit, LIMIT + 1)
+            descent = method.on(functools.partial(counted, index=index), rate)
+            observed = lambda point: jax.lax.switch(index, functions, point)  # noqa: E731
+            found = _walk(descent, observed, start, level, limit, LIMIT + 1)
             return found.count, found.loss, found.points
 
         self.walk = walk
@@ -184,8 +177,8 @@ def tune(
 
     @jax.jit
     def walk(rate, start):
-        losses = problem.function, problem.function
-        found = _walk(method.build(rate), False, losses, start, level, LIMIT, 1)
+        descent = method.on(problem.function, rate)
+        found = _walk(descent, problem.function, start, level, LIMIT, 1)
         return jnp.where(found.loss < level, found.count, jnp.inf)
 
     each_start = jax.vmap(walk, in_axes=(None, 0))

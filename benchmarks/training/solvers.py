@@ -22,6 +22,7 @@ from scipy import optimize
 import naqopt
 from benchmarks.functions.problems import Function
 from benchmarks.training.evaluations import Counter
+from benchmarks.training.full_batches import Descent
 
 TOLERANCE = 1e-6
 LIMIT = 5000
@@ -127,19 +128,12 @@ class OptaxProgram:
 
     def _advance(self, carry: Carry, index: jax.Array, steps: jax.Array) -> tuple[Carry, jax.Array]:
         """Takes so many steps, or as many as it takes to the end."""
-        loss = functools.partial(self.loss, index=index)
+        descent = Descent(self.tx, functools.partial(self.loss, index=index), self.reuse)
 
         def step(carry_and_count: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
             (point, state, value, grad), count = carry_and_count
-            updates, state = self.tx.update(
-                grad, state, point, value=value, grad=grad, value_fn=loss
-            )
-            point = optax.apply_updates(point, updates)
-            if self.reuse:
-                value, grad = optax.value_and_grad_from_state(loss)(point, state=state)
-            else:
-                value, grad = jax.value_and_grad(loss)(point)
-            return (point, state, value, grad), count + 1
+            point, state = descent.move(point, state, value, grad)
+            return (point, state, *descent.value_and_grad(point, state)), count + 1
 
         def unfinished(carry_and_count: tuple[Carry, jax.Array]) -> jax.Array:
             carry, count = carry_and_count

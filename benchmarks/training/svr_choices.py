@@ -84,9 +84,8 @@ def train(problem: Problem, choices: Choices, seeds: Sequence[int], epochs: int)
 
         def epoch(state: _State, index: jax.Array) -> tuple[_State, jax.Array]:
             state = _take_snapshot(choices, loss, state, given, index)
-            order = jax.random.permutation(jax.random.fold_in(key, index), len(given[0]))
-            rows = order[: problem.steps_per_epoch * problem.batch_size]
-            state = _steps(choices, loss, state, given, rows.reshape(-1, problem.batch_size), index)
+            rows = problem.rows(jax.random.fold_in(key, index))
+            state = _steps(choices, loss, state, given, rows, index)
             return state, loss(state.w, given)
 
         state, losses = jax.lax.scan(epoch, state, jnp.arange(epochs))
