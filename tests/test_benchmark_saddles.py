@@ -19,8 +19,9 @@ from benchmarks.functions.saddles import PROBLEMS
 from benchmarks.reports import records
 from benchmarks.reports import saddles as report
 from benchmarks.studies import saddles
+from benchmarks.studies.saddles import METHODS
 from benchmarks.training import saddles as methods
-from benchmarks.training.saddles import METHODS, Method, Program
+from benchmarks.training.saddles import Method, Program
 
 QUARTIC = PROBLEMS["quartic"]
 EACH_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 
 from benchmarks.functions.saddles import PROBLEMS
 from benchmarks.reports import pictures, records, tables
-from benchmarks.training.saddles import METHODS
 
 Content = Mapping[str, Any]
 _COUNT = ",.10g", "not left"
@@ -48,9 +47,10 @@ def summary(content: Content, names: Sequence[str]) -> str:
     problems = content["problems"]
     rows = []
     for name in names:
-        row = [METHODS[name].label]
-        for problem in problems.values():
-            steps = _steps(problem["methods"][name])
+        entries = [problem["methods"][name] for problem in problems.values()]
+        row = [entries[0]["label"]]
+        for entry in entries:
+            steps = _steps(entry)
             away = sum(not math.isfinite(x) for x in steps)
             row.append(
                 tables.finite(statistics.median(steps), *_COUNT)
@@ -85,8 +85,8 @@ def table(content: Content, key: str, names: Sequence[str]) -> str:
 
 def rates(entry: Content, names: Sequence[str]) -> str:
     """Returns the median steps by learning rate; empty where no method is tuned."""
-    tuned = [entry["methods"][name] for name in names if METHODS[name].tuned]
-    tried = [(method["label"], method["tried"], method["rate"]) for method in tuned]
+    methods = [entry["methods"][name] for name in names]
+    tried = [(x["label"], x["tried"], x["rate"]) for x in methods if "tried" in x]
     return tables.by_rate("median steps at the rate", tried, _median_steps) if tried else ""
 
 

@@ -18,22 +18,51 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
+import naqopt
 from benchmarks.functions.saddles import DISTANCE, PROBLEMS, Problem
 from benchmarks.reports import records, tables
 from benchmarks.reports import saddles as report
 from benchmarks.reports.progress import progress_bar
 from benchmarks.training import saddles as methods
-from benchmarks.training.saddles import LIMIT, METHODS, RATES, Program
+from benchmarks.training.saddles import LIMIT, RATES, Method, Program
 from benchmarks.training.study import Study
 
 NAME = "saddles"
 TITLE = "Leaving a saddle point"
 SIDE, QUICK_SIDE = 7, 3
-QUICK_METHODS = tuple(METHODS)
 LEFT, ARRIVED = 0.5, 0.999  # shares of the decrease: a run has left, and a path is drawn so far
 STEPS_AT_SADDLE = 50
 STEPS_OF_PATH = 300
+
+# `store_grad` saves the second evaluation of the gradient at the new params and changes no step.
+METHODS: Mapping[str, Method] = {
+    "lsr1": Method("lsr1()", lambda _: naqopt.lsr1(store_grad=True), reuse=True),
+    "lsr1-radius-none": Method(
+        "lsr1(initial_radius=None)",
+        lambda _: naqopt.lsr1(initial_radius=None, store_grad=True),
+        reuse=True,
+    ),
+    "lsr1-armijo": Method(
+        "lsr1(linesearch=armijo())",
+        lambda _: naqopt.lsr1(linesearch=naqopt.armijo()),
+    ),
+    "sr1n": Method("sr1n()", lambda _: naqopt.sr1n()),
+    "sr1n-exact": Method('sr1n(solver="exact")', lambda _: naqopt.sr1n(solver="exact")),
+    "mosr1": Method("mosr1()", lambda _: naqopt.mosr1()),
+    "bfgs": Method("bfgs()", lambda _: naqopt.bfgs()),
+    "bfgs-zoom": Method(
+        "bfgs(linesearch=zoom(20))",
+        lambda _: naqopt.bfgs(linesearch=optax.scale_by_zoom_linesearch(20), store_grad=True),
+        reuse=True,
+    ),
+    "optax-lbfgs": Method("optax.lbfgs()", lambda _: optax.lbfgs(), reuse=True),
+    "adam-customary": Method("Adam, 0.001", lambda _: optax.adam(1e-3)),
+    "adam": Method("Adam, tuned", optax.adam, tuned=True),
+    "gradient-descent": Method("gradient descent, tuned", optax.sgd, tuned=True),
+}
+QUICK_METHODS = tuple(METHODS)
 
 
 def run(folder: Path, quick: bool) -> Path:

@@ -1,4 +1,4 @@
-"""The methods, and how one is run from a start until it has left, its evaluations counted."""
+"""How a method is run from a start until it has left a saddle point, its evaluations counted."""
 
 import dataclasses
 import functools
@@ -39,34 +39,6 @@ class Method:
         """Returns the method on a loss."""
         tx = optax.with_extra_args_support(self.build(learning_rate))
         return Descent(tx, loss, self.reuse)
-
-
-# `store_grad` saves the second evaluation of the gradient at the new params and changes no step.
-METHODS: Mapping[str, Method] = {
-    "lsr1": Method("lsr1()", lambda _: naqopt.lsr1(store_grad=True), reuse=True),
-    "lsr1-radius-none": Method(
-        "lsr1(initial_radius=None)",
-        lambda _: naqopt.lsr1(initial_radius=None, store_grad=True),
-        reuse=True,
-    ),
-    "lsr1-armijo": Method(
-        "lsr1(linesearch=armijo())",
-        lambda _: naqopt.lsr1(linesearch=naqopt.armijo()),
-    ),
-    "sr1n": Method("sr1n()", lambda _: naqopt.sr1n()),
-    "sr1n-exact": Method('sr1n(solver="exact")', lambda _: naqopt.sr1n(solver="exact")),
-    "mosr1": Method("mosr1()", lambda _: naqopt.mosr1()),
-    "bfgs": Method("bfgs()", lambda _: naqopt.bfgs()),
-    "bfgs-zoom": Method(
-        "bfgs(linesearch=zoom(20))",
-        lambda _: naqopt.bfgs(linesearch=optax.scale_by_zoom_linesearch(20), store_grad=True),
-        reuse=True,
-    ),
-    "optax-lbfgs": Method("optax.lbfgs()", lambda _: optax.lbfgs(), reuse=True),
-    "adam-customary": Method("Adam, 0.001", lambda _: optax.adam(1e-3)),
-    "adam": Method("Adam, tuned", optax.adam, tuned=True),
-    "gradient-descent": Method("gradient descent, tuned", optax.sgd, tuned=True),
-}
 
 
 class Run(NamedTuple):
