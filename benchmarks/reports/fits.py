@@ -212,8 +212,11 @@ def _grids(fit: Fit, shown: Mapping[str, Content]) -> str:
         for name, entry in shown.items()
         if entry["grid"]
     ]
-    write = lambda error: tables.finite(1e3 * records.number(error), ".3g")  # noqa: E731
-    return tables.by_rate("learning rate", tried, write) if tried else ""
+    return tables.by_rate("learning rate", tried, _thousandths) if tried else ""
+
+
+def _thousandths(error: float | None) -> str:
+    return tables.finite(1e3 * records.number(error), ".3g")
 
 
 def _described(fit: Fit, content: Content) -> str:

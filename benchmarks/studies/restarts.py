@@ -5,10 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import naqopt
+from benchmarks.functions.clusters import CLUSTER
+from benchmarks.functions.least_squares import LEAST_SQUARES
+from benchmarks.functions.problems import PROBLEMS, Problem
 from benchmarks.reports import records, tables
 from benchmarks.training.study import Study
 
 NAME = "restarts"
+KINDS: Mapping[str, Sequence[Problem]] = {
+    "functions": PROBLEMS,
+    "least squares": LEAST_SQUARES,
+    "cluster": (CLUSTER,),
+}
 METHODS = ("naq", "naq-term", "moq", "moq-term", "mnaq")
 WINDOWS = (None, 1, 5, 20)
 STARTS, QUICK_STARTS = 5, 2
@@ -24,9 +33,7 @@ def run(folder: Path, quick: bool) -> Path:
     from benchmarks.reports import comparison_plots as plots
     from benchmarks.training import comparison
 
-    kinds = _kinds()
-    if quick:
-        kinds = {kind: problems[:2] for kind, problems in kinds.items()}
+    kinds = {kind: some[: 2 if quick else None] for kind, some in KINDS.items()}
     problems = [problem for some in kinds.values() for problem in some]
     starts = QUICK_STARTS if quick else STARTS
     title = f"{NAME}: {len(problems)} problems from {starts} starts each"
@@ -40,18 +47,8 @@ def run(folder: Path, quick: bool) -> Path:
     return plots.restarts(content["title"], rows, folder / f"{NAME}.png")
 
 
-def _kinds() -> dict[str, Sequence[Any]]:
-    """Returns the problems by kind."""
-    from benchmarks.functions.clusters import CLUSTER
-    from benchmarks.functions.least_squares import LEAST_SQUARES
-    from benchmarks.functions.problems import PROBLEMS
-
-    return {"functions": PROBLEMS, "least squares": LEAST_SQUARES, "cluster": (CLUSTER,)}
-
-
 def _solvers(windows: Sequence[int | None]) -> dict[str, Any]:
     """Returns a solver for each method and window, by a name that says both."""
-    import naqopt
     from benchmarks.training.solvers import ours
 
     calls: dict[str, Any] = {"naq": naqopt.naq, "moq": naqopt.moq, "mnaq": naqopt.mnaq}
@@ -69,7 +66,7 @@ def _solvers(windows: Sequence[int | None]) -> dict[str, Any]:
     return solvers
 
 
-def summary(content: Content, kinds: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def summary(content: Content, kinds: Mapping[str, Sequence[Problem]]) -> list[dict[str, Any]]:
     """Returns for each solver how its runs ended.
 
     `ended`: on the test functions, with a gradient norm within the tolerance. `found`: on the

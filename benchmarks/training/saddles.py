@@ -116,7 +116,7 @@ class Program:
         @jax.jit
         def walk(index, rate, start, level, limit) -> tuple[jax.Array, ...]:
             descent = method.on(functools.partial(counted, index=index), rate)
-            observed = lambda point: jax.lax.switch(index, functions, point)  # noqa: E731
+            observed = functools.partial(jax.lax.switch, index, functions)
             found = _walk(descent, observed, start, level, limit, LIMIT + 1)
             return found.count, found.loss, found.points
 
