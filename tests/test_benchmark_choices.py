@@ -20,10 +20,10 @@ from benchmarks.models import perceptron
 from benchmarks.reports import records
 from benchmarks.reports import svr_choices as report
 from benchmarks.studies import svr_choices as choices
+from benchmarks.studies.svr_choices import VARIANTS
 from benchmarks.training import problem
 from benchmarks.training import svr_choices as training
-from benchmarks.training import svr_variants as variants
-from benchmarks.training.svr_variants import BASELINE, VARIANTS, Choices
+from benchmarks.training.svr_choices import BASELINE, Choices
 
 SEEDS, EPOCHS = (0, 3), 4
 
@@ -142,11 +142,11 @@ def test_variants_differ(name):
 @pytest.mark.parametrize(
     ("counted", "counts"),
     [
-        (variants.ALL_STEPS, (11, 12, 16)),
-        (variants.AFTER_WARMUP, (6, 7, 11)),
-        (variants.WITHIN_EPOCH, (1, 2, 1)),
-        (variants.EPOCHS, (3, 3, 4)),
-        (variants.NOTHING, (1, 1, 1)),
+        (training.ALL_STEPS, (11, 12, 16)),
+        (training.AFTER_WARMUP, (6, 7, 11)),
+        (training.WITHIN_EPOCH, (1, 2, 1)),
+        (training.EPOCHS, (3, 3, 4)),
+        (training.NOTHING, (1, 1, 1)),
     ],
 )
 def test_step_sizes(counted, counts):
@@ -155,7 +155,7 @@ def test_step_sizes(counted, counts):
     epochs, places = jnp.array([2, 2, 3]), jnp.array([0, 1, 0])
     sizes = training.step_size(chosen, epochs, places, 5)
     np.testing.assert_allclose(sizes * np.ones(3), 0.5 / np.sqrt(counts), rtol=1e-6)
-    if counted == variants.AFTER_WARMUP:
+    if counted == training.AFTER_WARMUP:
         unwarmed = dataclasses.replace(chosen, warmup_rate=None)
         sizes = training.step_size(unwarmed, epochs, places, 5)
         np.testing.assert_allclose(sizes, 0.5 / np.sqrt([11, 12, 16]), rtol=1e-6)
@@ -262,7 +262,9 @@ def test_tables_compare_seed_by_seed():
             "raw-0.025": runs(5.0, 5.0, 0.7),
         },
     }
-    lines = report.table(entry, tuple(entry["variants"])).splitlines()[2:]
+    lines = report.table(entry, {name: VARIANTS[name] for name in entry["variants"]}).splitlines()[
+        2:
+    ]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     spread = "0.6 [0.5, 0.7]"
     assert cells[0] == ["baseline: as in the library", spread, "", "", spread, "3"]

@@ -11,40 +11,41 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from benchmarks.reports import pictures, records, tables
-from benchmarks.training.svr_variants import BASELINE, VARIANTS
+from benchmarks.training.svr_choices import BASELINE, Variant
 
 Content = Mapping[str, Any]
+Variants = Mapping[str, Variant]
 _COLOUR, _BASELINE_COLOUR, _DIVERGED_COLOUR = "#3b6fb6", "#202428", "#c8102e"
 _HIGHEST = 1.3  # times the baseline's median, where a panel ends
 
 
-def paragraphs(content: Content, shown: Mapping[str, Content], names: Sequence[str]) -> list[str]:
+def paragraphs(content: Content, shown: Mapping[str, Content], variants: Variants) -> list[str]:
     """Returns what stands below the title of `results.md`; `shown` is by task."""
-    text = [_described(content), summary(shown, names)]
+    text = [_described(content), summary(shown, variants)]
     for task, entry in shown.items():
-        text += [f"## {task}: {entry['title']}", table(entry, names)]
+        text += [f"## {task}: {entry['title']}", table(entry, variants)]
     return text
 
 
-def summary(shown: Mapping[str, Content], names: Sequence[str]) -> str:
+def summary(shown: Mapping[str, Content], variants: Variants) -> str:
     """Returns by variant and task how the final training loss changed against the baseline's."""
     rows = []
-    for name in names:
+    for name, variant in variants.items():
         if name != BASELINE:
-            rows.append([_label(name), *(_change(entry, name) for entry in shown.values())])
+            rows.append([variant.title, *(_change(entry, name) for entry in shown.values())])
     return tables.markdown(["choice", *shown], rows)
 
 
-def table(entry: Content, names: Sequence[str]) -> str:
+def table(entry: Content, variants: Variants) -> str:
     """Returns a line for each variant on one task."""
     header = ["choice", "final train loss, median [min, max]", "change", "diverged"]
     header += [f"test RMSE ({entry['unit']}), median [min, max]", "pairs stored"]
     rows = []
-    for name in names:
+    for name, variant in variants.items():
         runs = entry["variants"][name]["runs"]
         rows.append(
             [
-                _label(name),
+                variant.title,
                 tables.spread(_losses(entry, name)),
                 "" if name == BASELINE else _change(entry, name),
                 str(_diverged(runs) or ""),
@@ -55,38 +56,37 @@ def table(entry: Content, names: Sequence[str]) -> str:
     return tables.markdown(header, rows)
 
 
-def picture(
-    content: Content, shown: Mapping[str, Content], names: Sequence[str], path: Path
-) -> Path:
+def picture(content: Content, shown: Mapping[str, Content], variants: Variants, path: Path) -> Path:
     """Draws the median and the range of every variant's final training loss, a panel per task."""
     figure, axes = plt.subplots(
         1,
         len(shown),
-        figsize=(4.2 + 3.8 * len(shown), 1.6 + 0.27 * len(names)),
+        figsize=(4.2 + 3.8 * len(shown), 1.6 + 0.27 * len(variants)),
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
     for axis, (task, entry) in zip(axes[0], shown.items(), strict=True):
-        _panel(axis, entry, names)
+        _panel(axis, entry, variants)
         axis.set_title(task, fontsize=11)
         axis.set_xlabel("final training loss")
-    axes[0][0].set_yticks(range(len(names)), [*map(_label, names)], fontsize=9)
-    axes[0][0].set_ylim(len(names) - 0.5, -0.5)
+    axes[0][0].set_yticks(range(len(variants)), [x.title for x in variants.values()], fontsize=9)
+    axes[0][0].set_ylim(len(variants) - 0.5, -0.5)
     seeds = content["settings"]["seeds"]
     note = f"median and range of {seeds} seeds; grey: the baseline's; ▸ beyond the scale"
     return pictures.save(figure, f"{content['title']}\n{note}", path)
 
 
-def _panel(axis: Axes, entry: Content, names: Sequence[str]) -> None:
-    losses = {name: _losses(entry, name) for name in names}
+def _panel(axis: Axes, entry: Content, variants: Variants) -> None:
+    losses = {name: _losses(entry, name) for name in variants}
     baseline = losses[BASELINE]
     middle = statistics.median(baseline)
     lowest = min(min(values) for values in losses.values())
     highest = _HIGHEST * middle
     axis.axvspan(min(baseline), max(baseline), color=_BASELINE_COLOUR, alpha=0.08, linewidth=0)
     axis.axvline(middle, color=_BASELINE_COLOUR, linewidth=0.8)
-    for place, name in enumerate(names):
+    group = variants[BASELINE].group
+    for place, (name, variant) in enumerate(variants.items()):
         values = losses[name]
         median = statistics.median(values)
         diverged = _diverged(entry["variants"][name]["runs"])
@@ -109,8 +109,9 @@ def _panel(axis: Axes, entry: Content, names: Sequence[str]) -> None:
             color=colour,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
         )
-        if place and VARIANTS[name].group != VARIANTS[names[place - 1]].group:
+        if variant.group != group:
             axis.axhline(place - 0.5, color="#b4bac0", linewidth=0.6)
+        group = variant.group
     pictures.decorate(axis)
     axis.set_xlim(lowest - 0.02 * middle, highest)
     axis.xaxis.set_major_locator(ticker.MaxNLocator(6))
@@ -128,10 +129,6 @@ def _described(content: Content) -> str:
         "The line on rounding, the same formulas with their sums in another order, tells what is "
         "noise. Diverged: not finite, or above the start's loss."
     )
-
-
-def _label(name: str) -> str:
-    return f"{VARIANTS[name].group}: {VARIANTS[name].label}"
 
 
 def _change(entry: Content, name: str) -> str:

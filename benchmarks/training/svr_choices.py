@@ -6,6 +6,7 @@ What a switch does is decided while the function is traced, so that the baseline
 are not finite are left out: a run that loses them has diverged.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +15,76 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.training import svr_variants as variants
 from benchmarks.training.problem import Examples, Problem
-from benchmarks.training.svr_variants import Choices
 from naqopt.curvature import lbfgs, pairs
+
+# What k of the step size 1/√k counts.
+ALL_STEPS, AFTER_WARMUP, WITHIN_EPOCH, EPOCHS, NOTHING = (
+    "all steps",
+    "steps after the SVRG epoch",
+    "steps within the epoch",
+    "epochs",
+    "nothing",
+)
+# γ of H0 = γ I.
+MEAN, NEWEST, ONE = "mean", "newest", "one"
+# What is added to y.
+CONVERGENCE = "convergence term"
+
+BASELINE = "baseline"  # the name of the variant that the others are compared with
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """One reading of SVR-NAQ; the defaults are those of `naqopt.svr_naq`.
+
+    Attributes:
+      warmup_rate: α of the SVRG epoch; None for no such epoch.
+      learning_rate: α_0.
+      counted: what k of α_k = α_0/√k counts; `NOTHING` for a constant α.
+      normalized: whether the direction has length 1.
+      momentum: μ.
+      keep_velocity: whether v goes on over a snapshot, rather than from 0.
+      variance_reduced: whether G is the control variate, rather than the mini-batch gradient.
+      snapshot_average: whether a snapshot is taken at the mean of the epoch's iterates.
+      memory_size: m; None for a dense matrix, 0 for H = I.
+      scale: γ from the stored pairs: `MEAN`, `NEWEST` or `ONE`.
+      by_pairs: whether the two-loop recursion goes pair by pair; rounding alone depends on that.
+      damping: λ of y + λ s; `CONVERGENCE` for the ξ of global convergence.
+    """
+
+    warmup_rate: float | None = 0.025
+    learning_rate: float = 1.0
+    counted: str = ALL_STEPS
+    normalized: bool = True
+    momentum: float = 0.9
+    keep_velocity: bool = True
+    variance_reduced: bool = True
+    snapshot_average: bool = False
+    memory_size: int | None = 4
+    scale: str = MEAN
+    by_pairs: bool = False
+    damping: float | str = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A line of the tables.
+
+    Attributes:
+      group: which choice it varies.
+      label: how.
+      choices: all of them.
+    """
+
+    group: str
+    label: str
+    choices: Choices
+
+    @property
+    def title(self) -> str:
+        """The group and the label."""
+        return f"{self.group}: {self.label}"
 
 
 class Trained(NamedTuple):
@@ -106,11 +173,11 @@ def step_size(choices: Choices, epoch: jax.Array, place: jax.Array, steps: int) 
       steps: of an epoch.
     """
     k = {
-        variants.ALL_STEPS: epoch * steps + place + 1,
-        variants.AFTER_WARMUP: (epoch - (choices.warmup_rate is not None)) * steps + place + 1,
-        variants.WITHIN_EPOCH: place + 1,
-        variants.EPOCHS: epoch + 1,
-        variants.NOTHING: 1,
+        ALL_STEPS: epoch * steps + place + 1,
+        AFTER_WARMUP: (epoch - (choices.warmup_rate is not None)) * steps + place + 1,
+        WITHIN_EPOCH: place + 1,
+        EPOCHS: epoch + 1,
+        NOTHING: 1,
     }[choices.counted]
     # In the SVRG epoch itself, where it is not used, the second k is negative.
     return choices.learning_rate * jax.lax.rsqrt(jnp.maximum(k, 1).astype(jnp.result_type(float)))
@@ -123,7 +190,7 @@ def _take_snapshot(
     point = state.mean if choices.snapshot_average else state.w
     full_grad = jax.grad(loss)(point, given)
     s, y = point - state.snapshot, full_grad - state.full_grad
-    if choices.damping == variants.CONVERGENCE:
+    if choices.damping == CONVERGENCE:
         y += _convergence(state.full_grad, s, y) * s
     elif choices.damping:
         y += choices.damping * s
@@ -211,9 +278,9 @@ def _precondition(choices: Choices, curvature: Any, g: jax.Array) -> jax.Array:
         return curvature.matrix @ g  # the identity at first
     one = jnp.ones((), g.dtype)
     gamma = {
-        variants.MEAN: pairs.mean_scale,
-        variants.NEWEST: pairs.newest_scale,
-        variants.ONE: lambda _: one,
+        MEAN: pairs.mean_scale,
+        NEWEST: pairs.newest_scale,
+        ONE: lambda _: one,
     }[choices.scale](curvature)
     two_loop = lbfgs.two_loop_by_pairs if choices.by_pairs else lbfgs.two_loop
     return two_loop(curvature, g, jnp.where(curvature.size > 0, gamma, one))
