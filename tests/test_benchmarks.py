@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import math
+import pkgutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from benchmarks import studies
 from benchmarks.cli import main
 from benchmarks.data import sequences
 from benchmarks.models import recurrent
@@ -25,6 +28,8 @@ from benchmarks.training.optimizers import OPTIMIZERS
 from benchmarks.training.problem import Problem
 from benchmarks.training.runs import Run
 from naqopt.flatten import FlattenState
+
+STUDY_MODULES = [module.name for module in pkgutil.iter_modules(studies.__path__)]
 
 
 def tiny_problem(quick: bool = False) -> Problem:
@@ -65,6 +70,14 @@ def test_list_names_everything():
     assert result.exit_code == 0
     for name in [*STUDIES, *OPTIMIZERS]:
         assert name in result.output
+
+
+def test_no_two_studies_have_the_same_name():
+    modules = [importlib.import_module(f"benchmarks.studies.{x}") for x in STUDY_MODULES]
+    names = [study.name for module in modules for study in module.STUDIES]
+    assert len(names) > len(modules)
+    assert sorted(set(names)) == sorted(names)
+    assert set(names) | {"tiny"} == STUDIES.keys()
 
 
 @pytest.mark.parametrize(
