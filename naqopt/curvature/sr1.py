@@ -30,9 +30,9 @@ from naqopt.curvature import Curvature
 
 # γ = ½ max sᵀy/sᵀs over the memory. With 1 in place of ½ the pair of the largest has
 # sᵀ(y − B0 s) = 0, so that alone it makes M⁻¹ singular and is dropped. Of the newest pair alone it
-# is too small for long valleys (Rosenbrock's in 100 dimensions after 2,080 steps, m = 10: a loss
-# of 10, and by the largest 0) and lets steps outside the memory's range overshoot; yᵀy/sᵀy, the
-# larger Barzilai-Borwein number, makes M⁻¹ and B indefinite on convex losses.
+# is too small for long valleys, where it lets steps outside the memory's range overshoot
+# (`test_a_long_valley`); yᵀy/sᵀy, the larger Barzilai-Borwein number, makes M⁻¹ and B indefinite on
+# convex losses.
 INITIAL_FACTOR = 0.5
 MIN_CURVATURE = 1e-8  # r of the test |sᵀ(y − Bs)| ≥ r ‖s‖ ‖y − Bs‖
 
