@@ -13,7 +13,7 @@ from benchmarks import tables
 
 NAME = "restarts"
 METHODS = ("naq", "naq-term", "moq", "moq-term", "mnaq")
-WINDOWS = (None, 1, 5, 20)
+WINDOWS = (None, 1, 5)
 STARTS, QUICK_STARTS = 5, 2
 QUICK_WINDOWS = (None, 5)
 EXCESS = (
