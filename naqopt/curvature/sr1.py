@@ -144,7 +144,7 @@ def _invert(memory: RankOne, inverse: bool, changed: Scalar) -> tuple[Scalar, ja
         values, vectors = _eigh(filled)
         smallest = jnp.min(jnp.abs(values))
         singular = (count > 0) & ~(smallest > tolerance(matrix.dtype) * scale)
-        middle = _tree.matmul(vectors / jnp.where(values == 0, 1, values), vectors.T)
+        middle = _tree.matmul(vectors / jnp.where(values == 0, 1, values)[None, :], vectors.T)
         return count - singular.astype(jnp.int32), middle, singular
 
     count, middle, _ = lax.while_loop(
@@ -219,8 +219,8 @@ def spectrum(memory: RankOne, matrix: Factor) -> Spectrum:
     largest = jnp.max(jnp.where(mask, sizes, 0))
     present = squares > tolerance(squares.dtype) * largest
     roots = jnp.sqrt(jnp.where(present, squares, 1))
-    to_range = jnp.where(present, vectors / roots, 0)  # Q = Ψ to_range
-    r = jnp.where(present, vectors * roots, 0).T  # R = QᵀΨ
+    to_range = jnp.where(present[None, :], vectors / roots[None, :], 0)  # Q = Ψ to_range
+    r = jnp.where(present[None, :], vectors * roots[None, :], 0).T  # R = QᵀΨ
     # What does not exist has an eigenvalue far away, so that it does not mix with the others.
     inner = _tree.matmul(_tree.matmul(r, matrix.middle), r.T)
     far = 2 * jnp.sum(jnp.abs(inner)) + 1
@@ -279,7 +279,7 @@ def update(
     slot = memory.next
     m = len(memory.ss)
 
-    here = (np.arange(m) == slot) & stored
+    here = (np.arange(m, dtype=np.int32) == slot) & stored
 
     def put(old: jax.Array, row: jax.Array, column: jax.Array, corner: Scalar) -> jax.Array:
         column = jnp.where(here, corner, column)[:, None]
