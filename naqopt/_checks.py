@@ -111,7 +111,8 @@ def params(optimizer: str, tree: Tree) -> Tree:
     for path, leaf in jax.tree.leaves_with_path(arrays):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             remedy = (
-                "split it into its real and imaginary part (optax.contrib.split_real_and_imaginary)"
+                'train {"re": z.real, "im": z.imag} in its place, and join them in the loss: '
+                'z = p["re"] + 1j * p["im"]'
                 if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
                 else "keep it out of the params that are trained"
             )

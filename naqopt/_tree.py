@@ -20,9 +20,15 @@ Scalar = jax.Array
 Mask = jax.Array  # an int32 with all bits set or none
 
 
+def common_dtype(*dtypes: Any) -> Any:
+    """Returns the narrowest dtype that holds all, also where promotion has to be explicit."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
 def accumulation_dtype(*dtypes: Any) -> Any:
     """Returns the widest of the dtypes, and at least float32."""
-    return jnp.result_type(jnp.float32, *dtypes)
+    return common_dtype(jnp.float32, *dtypes)
 
 
 def scalar_dtype(tree: Tree) -> Any:
@@ -358,7 +364,7 @@ def choose(*choices: tuple[Mask, Tree]) -> Tree:
 @jax.custom_jvp
 def _choose(chosen: tuple[Mask, ...], trees: tuple[Tree, ...]) -> Tree:
     def either(*leaves: jax.Array) -> jax.Array:
-        dtype = jnp.result_type(*(leaf.dtype for leaf in leaves))
+        dtype = common_dtype(*(leaf.dtype for leaf in leaves))
         parts = []
         for mask, leaf in zip(chosen, leaves, strict=True):
             bits = _bits(leaf.astype(dtype))
@@ -374,7 +380,7 @@ def _choose_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     chosen, trees = primals
 
     def either(*leaves: jax.Array) -> jax.Array:
-        dtype = jnp.result_type(*(leaf.dtype for leaf in leaves))
+        dtype = common_dtype(*(leaf.dtype for leaf in leaves))
         pairs = zip(chosen, (leaf.astype(dtype) for leaf in leaves), strict=True)
         return sum(lax.select(mask != 0, x, jnp.zeros_like(x)) for mask, x in pairs)  # type: ignore[return-value]
 

@@ -75,7 +75,7 @@ def to_vectors(layout: Tree, tree: Tree) -> Tree:
 
     def concatenate(leaves: list[jax.Array]) -> jax.Array:
         # Of dtypes, not of arrays, among which weakly typed ones would not count.
-        dtype = jnp.result_type(*(x.dtype for x in leaves))
+        dtype = _tree.common_dtype(*(x.dtype for x in leaves))
         vector = jnp.concatenate([x.astype(dtype).reshape(-1) for x in leaves])
         # XLA would put the arrays together anew in everything that reads the vector.
         return _tree.together(vector)[0] if len(leaves) > 1 else vector
@@ -117,7 +117,7 @@ def _split(vector: jax.Array, sizes: list[int]) -> list[jax.Array]:
         # Nor is the vector to be computed anew in each of its parts.
         (vector,) = _tree.together(vector)
         zero = ((vector[0] > 0) & (vector[0] < 0)).astype(jnp.int32)
-        places = _tree.together(*(zero + place for place in np.cumsum([0, *sizes[:-1]])))
+        places = _tree.together(*(zero + place for place in np.cumsum([0, *sizes[:-1]]).tolist()))
         return [
             lax.dynamic_slice(vector, (place,), (size,), allow_negative_indices=False)
             for place, size in zip(places, sizes, strict=True)

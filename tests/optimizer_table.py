@@ -307,13 +307,14 @@ def with_info(state: Any, **changes: Any) -> Any:
     return state._replace(inner_state=changed) if isinstance(state, FlattenState) else changed
 
 
-def each(rows: list[Row]) -> Any:
-    """Runs a test for each of the rows, as its argument `row`."""
+def each(rows: list[Row], quick: tuple[str, ...] | None = None) -> Any:
+    """Runs a test for each of the rows, as its argument `row`; `quick` names those of CI."""
 
     # Tests of one row run in one process (`pytest --dist loadgroup`) and share its compiled steps.
     def marks(row: Row) -> list[Any]:
         group = pytest.mark.xdist_group(row.name)
-        return [group, pytest.mark.slow] if row.slow else [group]
+        slow = row.slow if quick is None else row.name not in quick
+        return [group, pytest.mark.slow] if slow else [group]
 
     return pytest.mark.parametrize(
         "row", [pytest.param(row, id=row.name, marks=marks(row)) for row in rows]
@@ -321,6 +322,10 @@ def each(rows: list[Row]) -> Any:
 
 
 EACH_ROW = each(ROWS)
+# What a wrapper or a transformation of JAX does hardly depends on the method: in CI one row of each
+# core stands for all, with a line search, with cycles, and with a trust region.
+FEW_IN_CI = ("bfgs", "asnaq", "sr1n")
+EACH_ROW_FEW_IN_CI = each(ROWS, FEW_IN_CI)
 EACH_ROW_WITH_LEARNING_RATE = each([row for row in ROWS if "learning_rate" in row.arguments])
 EACH_ROW_WITH_SIZES = each([row for row in ROWS if row.arguments.get("memory_size") is not None])
 

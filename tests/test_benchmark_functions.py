@@ -18,7 +18,7 @@ from benchmarks.functions import problems
 from benchmarks.functions.problems import PROBLEMS
 from benchmarks.reports import comparison as report
 from benchmarks.reports import comparison_plots as plots
-from benchmarks.studies import functions
+from benchmarks.studies import functions, restarts
 from benchmarks.training import comparison, solvers
 from benchmarks.training.evaluations import Counter
 from benchmarks.training.solvers import LIMIT, SOLVERS, OptaxProgram, Result
@@ -332,3 +332,42 @@ def test_every_solver_is_drawn():
     assert len(set(labels)) == len(labels)
     parts = [x for solver in SOLVERS.values() for x in solver.options.values()]
     assert all(x in solvers._PARTS for x in parts if isinstance(x, str))
+
+
+def test_restarts_are_summed_up_by_kind():
+    """From stored numbers: who ended, who found the lowest value, who ended above the start."""
+    kinds = {"functions": [BY_NAME["booth"]], "least squares": [BY_NAME["beale"]]}
+    ends = {"status": ["solved", "limit"], "evaluations": [10, 5000]}
+    content = {
+        "settings": {"starts": 2},
+        "solvers": {
+            "naq/5": {
+                "label": "LNAQ",
+                "options": {"restart_window": 5},
+                "problems": {
+                    "booth": {**ends, "loss": [1e-9, None]},
+                    "beale": {**ends, "loss": [1e-5, 1e6]},
+                },
+            }
+        },
+    }
+    (row,) = restarts.summary(content, kinds)
+    assert (row["label"], row["window"], row["runs"]) == ("LNAQ", 5, 4)
+    assert (row["ended"], row["functions"], row["least squares"]) == (1, 1, 0)
+    assert row["above"] == 2
+    assert row["evaluations"] == 10
+
+
+def test_restarts_write_their_files(tmp_path, monkeypatch):
+    few = {kind: [BY_NAME["booth"]] for kind in ("functions", "least squares", "cluster")}
+    monkeypatch.setattr(restarts, "KINDS", few)
+    monkeypatch.setattr(restarts, "METHODS", ("naq",))
+    result = command("run", "restarts", "--quick", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "restarts" / "restarts.json").read_text())
+    windows = [entry["options"]["restart_window"] for entry in content["solvers"].values()]
+    assert windows == [None, 5]
+    lines = (tmp_path / "restarts" / "results.md").read_text().splitlines()
+    assert sum(line.startswith("| LNAQ") for line in lines) == 2
+    with Image.open(tmp_path / "restarts" / "restarts.png") as image:
+        assert image.width > 1000

@@ -14,6 +14,7 @@ import optax
 import pytest
 from optimizer_table import (
     EACH_ROW,
+    EACH_ROW_FEW_IN_CI,
     EACH_ROW_WITH_LEARNING_RATE,
     ROWS,
     STEPS,
@@ -185,7 +186,7 @@ def test_dtypes_are_kept(row, x64, dtypes, wide_gradients):
         assert types(maybe[1]) == types(state)
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_weakly_typed_params_do_not_compile_again(row):
     """`jnp.asarray(1.0)` is weakly typed; a state that was strong after it would compile twice."""
     tx = transformation(row)
@@ -196,7 +197,7 @@ def test_weakly_typed_params_do_not_compile_again(row):
     assert types(new_state) == types(state)
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 @pytest.mark.parametrize("x64", [False, True])
 def test_params_of_mixed_dtypes_are_trained(row, x64):
     dtypes = MIXED_WIDE if x64 else MIXED
@@ -222,7 +223,7 @@ def test_a_schedule_is_the_constant_it_returns(row):
     assert naqopt.diagnostics(plain_run(row)[1])["step_size"] > 0
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_eager_equals_jitted(row):
     tx, params = transformation(row), init_params()
     state = tx.init(params)
@@ -231,7 +232,7 @@ def test_eager_equals_jitted(row):
     chex.assert_trees_all_close(params, after(plain_run(row)[2], 7), rtol=1e-4, atol=1e-5)
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_vmap_over_seeds_equals_a_loop(row):
     train = functools.partial(run, transformation(row))
     seeds = [init_params(seed) for seed in range(3)]

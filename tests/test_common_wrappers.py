@@ -11,6 +11,7 @@ import optax
 import pytest
 from optimizer_table import (
     EACH_ROW,
+    EACH_ROW_FEW_IN_CI,
     EACH_ROW_WITH_LEARNING_RATE,
     EACH_ROW_WITH_SIZES,
     SHAPES,
@@ -59,7 +60,7 @@ def without(tree, name):
 # MultiSteps, apply_if_finite
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_multi_steps(row):
     """Two mini-steps on one batch are one step on it; the first of them does nothing."""
     tx = optax.MultiSteps(transformation(row), every_k_schedule=2).gradient_transformation()
@@ -76,7 +77,7 @@ def test_multi_steps(row):
         assert_same_training(row, (params, state), points[k + 1])
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_apply_if_finite(row):
     tx, params = optax.apply_if_finite(transformation(row), 3), init_params()
     state = tx.init(params)
@@ -161,7 +162,7 @@ def run_without_bias(row):
     return run(transformation(row), params, stacked_batches(), loss=loss_without_bias)
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 @pytest.mark.parametrize("mask_extra_args", [False, True], ids=["", "mask_compatible_extra_args"])
 def test_partition_with_frozen_leaves(row, mask_extra_args):
     """The trained leaves move as if they were all; `grad` comes whole, or pruned by Optax."""
@@ -188,7 +189,7 @@ def test_partition_with_frozen_leaves(row, mask_extra_args):
     assert total_loss(params) < 0.5 * total_loss(init_params())
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_partition_of_the_params_between_two(row):
     labels = {"bias": "first", "gain": "second", "weight": "second"}
     tx = optax.partition({"first": transformation(row), "second": transformation(row)}, labels)
@@ -205,7 +206,7 @@ def test_partition_of_the_params_between_two(row):
         assert np.array_equal(iterate[name], params[name]) != row.lookahead
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_masked(row):
     """What is masked out moves by its raw gradients: Optax's rule, hence set_to_zero above."""
     tx, params = optax.masked(transformation(row), TRAINED), init_params()
@@ -263,7 +264,7 @@ def test_clipping_in_front_acts_on_the_direction_and_not_on_the_curvature(row):
         assert any(np.any(np.asarray(x) != 0) for x in jax.tree.leaves(expected))
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_chain_trains(row):
     """With a bound that never binds, exactly as without; eval_params looks into the chain."""
     tx = optax.chain(optax.clip_by_global_norm(1e6), transformation(row), optax.identity())
@@ -309,7 +310,7 @@ def test_map_params(row):
 # Flax
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_flax_nnx(row):
     nnx = pytest.importorskip("flax.nnx")
 
@@ -372,7 +373,7 @@ def test_flax_nnx(row):
     chex.assert_trees_all_equal(nnx.as_pure(nnx.state(model, nnx.Param)), iterate)
 
 
-@EACH_ROW
+@EACH_ROW_FEW_IN_CI
 def test_flax_linen(row):
     linen = pytest.importorskip("flax.linen")
     model = linen.Sequential([linen.Dense(8), jnp.tanh, linen.Dense(8)])

@@ -19,7 +19,7 @@ KINDS: Mapping[str, Sequence[Problem]] = {
     "cluster": (CLUSTER,),
 }
 METHODS = ("naq", "naq-term", "moq", "moq-term", "mnaq")
-WINDOWS = (None, 1, 5, 20)
+WINDOWS = (None, 1, 5)
 STARTS, QUICK_STARTS = 5, 2
 QUICK_WINDOWS = (None, 5)
 # Above the lowest value, relative to it where it is above 1, where it counts as found.

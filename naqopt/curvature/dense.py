@@ -87,7 +87,9 @@ def _add_symmetric(matrix: Tree, a: Tree, b: Tree) -> Tree:
 
     def add(rows: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
         column = (len(rows), *[1] * x.ndim)
-        return rows + (flat_a.reshape(column) * y + flat_b.reshape(column) * x).astype(rows.dtype)
+        # Ranks are made equal, as strict modes of JAX ask.
+        added = flat_a.reshape(column) * y[None] + flat_b.reshape(column) * x[None]
+        return rows + added.astype(rows.dtype)
 
     return jax.tree.map(add, matrix, a, b)
 

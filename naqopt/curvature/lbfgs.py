@@ -97,7 +97,7 @@ def two_loop(pairs: Pairs, g: Tree, h0: Scalar | Tree) -> Tree:
     newest_first = ring.newest_first(pairs)
     rho = ring.inverse_curvatures(pairs)
     products = pairs.products
-    slots, none = np.arange(len(rho)), jnp.zeros_like(rho)
+    slots, none = np.arange(len(rho), dtype=np.int32), jnp.zeros_like(rho)
 
     a = _tree.history_dot(pairs.s, g).astype(rho.dtype)
 

@@ -131,7 +131,7 @@ def store(pairs: Pairs, s: Tree, y: Tree, new: Products, accept: Scalar) -> Pair
     The caller's `accept` must imply `is_usable`.
     """
     m = memory_size(pairs)
-    here = (np.arange(m) == pairs.next) & accept
+    here = (np.arange(m, dtype=np.int32) == pairs.next) & accept
     # Column `here` holds s_iᵀy_new; row `here` keeps numbers of the overwritten pair, which are
     # read for no pair: all the others are older than the new one.
     column = jnp.where(here, new.sy, new.old_s_new_y)

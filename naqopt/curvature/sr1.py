@@ -30,9 +30,9 @@ from naqopt.curvature import Curvature
 
 # γ = ½ max sᵀy/sᵀs over the memory. With 1 in place of ½ the pair of the largest has
 # sᵀ(y − B0 s) = 0, so that alone it makes M⁻¹ singular and is dropped. Of the newest pair alone it
-# is too small for long valleys (Rosenbrock's in 100 dimensions after 2,080 steps, m = 10: a loss
-# of 10, and by the largest 0) and lets steps outside the memory's range overshoot; yᵀy/sᵀy, the
-# larger Barzilai-Borwein number, makes M⁻¹ and B indefinite on convex losses.
+# is too small for long valleys, where it lets steps outside the memory's range overshoot
+# (`test_a_long_valley`); yᵀy/sᵀy, the larger Barzilai-Borwein number, makes M⁻¹ and B indefinite on
+# convex losses.
 INITIAL_FACTOR = 0.5
 MIN_CURVATURE = 1e-8  # r of the test |sᵀ(y − Bs)| ≥ r ‖s‖ ‖y − Bs‖
 
@@ -144,7 +144,7 @@ def _invert(memory: RankOne, inverse: bool, changed: Scalar) -> tuple[Scalar, ja
         values, vectors = _eigh(filled)
         smallest = jnp.min(jnp.abs(values))
         singular = (count > 0) & ~(smallest > tolerance(matrix.dtype) * scale)
-        middle = _tree.matmul(vectors / jnp.where(values == 0, 1, values), vectors.T)
+        middle = _tree.matmul(vectors / jnp.where(values == 0, 1, values)[None, :], vectors.T)
         return count - singular.astype(jnp.int32), middle, singular
 
     count, middle, _ = lax.while_loop(
@@ -219,8 +219,8 @@ def spectrum(memory: RankOne, matrix: Factor) -> Spectrum:
     largest = jnp.max(jnp.where(mask, sizes, 0))
     present = squares > tolerance(squares.dtype) * largest
     roots = jnp.sqrt(jnp.where(present, squares, 1))
-    to_range = jnp.where(present, vectors / roots, 0)  # Q = Ψ to_range
-    r = jnp.where(present, vectors * roots, 0).T  # R = QᵀΨ
+    to_range = jnp.where(present[None, :], vectors / roots[None, :], 0)  # Q = Ψ to_range
+    r = jnp.where(present[None, :], vectors * roots[None, :], 0).T  # R = QᵀΨ
     # What does not exist has an eigenvalue far away, so that it does not mix with the others.
     inner = _tree.matmul(_tree.matmul(r, matrix.middle), r.T)
     far = 2 * jnp.sum(jnp.abs(inner)) + 1
@@ -279,7 +279,7 @@ def update(
     slot = memory.next
     m = len(memory.ss)
 
-    here = (np.arange(m) == slot) & stored
+    here = (np.arange(m, dtype=np.int32) == slot) & stored
 
     def put(old: jax.Array, row: jax.Array, column: jax.Array, corner: Scalar) -> jax.Array:
         column = jnp.where(here, corner, column)[:, None]

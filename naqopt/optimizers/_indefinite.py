@@ -277,9 +277,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             usable = usable & _tree.is_finite(gradient_there)
 
         # ared / pred with the raw gradient; beneath rounding the ratio is noise, hence the slack
-        # of ε |E| on both. Conn, Gould and Toint (17.4.2) have 10 ε |E|, by which the loss can
-        # rise: Σ k (x_k − 1)² + 10⁶ in float32, 60 variables, steps 200 to 1,000 of L-SR1 and
-        # L-SR1-N, highest error 1.6 and 3.9; with ε |E| 0.14 and 0.29; without any it stays at 0.2.
+        # of ε |E| on both. Conn, Gould and Toint (17.4.2) have 10 ε |E|, by which the loss can rise
+        # ten times as far (`test_a_loss_whose_decrease_is_beneath_its_rounding`).
         quadratic = solution.quadratic.astype(dtype)
         predicted = -(_tree.dot(measured, step).astype(dtype) + 0.5 * quadratic)
         sound = usable & (predicted > 0)

@@ -24,7 +24,8 @@ class Stored(NamedTuple):
 
 def init_stored(params: Tree) -> Stored:
     """Returns what stands for nothing stored: an infinite value."""
-    dtype = jnp.result_type(*jax.tree.leaves(params)) if jax.tree.leaves(params) else jnp.float32
+    leaves = jax.tree.leaves(params)
+    dtype = _tree.common_dtype(*(leaf.dtype for leaf in leaves)) if leaves else jnp.float32
     return Stored(jnp.full((), jnp.inf, dtype), jax.tree.map(jnp.zeros_like, params))
 
 
