@@ -6,10 +6,12 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from click.testing import CliRunner
 from flax import nnx
 
+import naqopt
 from benchmarks.cli import main
 from benchmarks.models import convolutional, perceptron
 from benchmarks.reports import tables
@@ -219,3 +221,24 @@ def test_sr1n_is_the_authors_for_mini_batches():
     state = tx.init({"a": jnp.zeros(3)})
     assert state.curvature.s["a"].shape == (8, 3)
     assert OPTIMIZERS["sr1n"].options["max_momentum"] == 0.9
+
+
+def test_the_forgetful_peer_begins_anew_every_five_steps():
+    """The pair of the step before is formed after it has forgotten."""
+    tx = OPTIMIZERS["lbfgs-forgetting"].transformation(None)
+    scales = jnp.arange(1.0, 9.0)
+
+    def loss(params):
+        return jnp.sum(scales * jnp.cosh(params - 1))
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    params, state, sizes = jnp.zeros(8), tx.init(jnp.zeros(8)), []
+    for _ in range(12):
+        params, state = step(params, state)
+        sizes.append(int(naqopt.diagnostics(state)["pairs_in_memory"]))
+    assert sizes == [0, 1, 2, 3, 4, 1, 2, 3, 4, 5, 1, 2]

@@ -38,7 +38,7 @@ def tiny_problem(quick: bool = False) -> Problem:
     return Problem(
         title="tiny",
         settings={"strings": len(inputs) - 6},
-        model=functools.partial(recurrent.SequenceModel, 1, 3, 1, small_weights=False),
+        model=functools.partial(recurrent.SequenceModel, 1, 3, 1, **recurrent.as_in_flax()),
         train=(jnp.asarray(inputs[6:]), jnp.asarray(targets[6:])),
         test=(jnp.asarray(inputs[:6]), jnp.asarray(targets[:6])),
         batch_size=8,
@@ -355,6 +355,49 @@ def test_lstm_follows_its_equations():
         cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
         hidden = sigmoid(o) * np.tanh(cell)
         np.testing.assert_allclose(output, hidden, rtol=1e-5, atol=1e-8)
+
+
+def test_gru_follows_its_equations():
+    layer = recurrent.GRU(
+        2,
+        3,
+        rngs=recurrent.nnx.Rngs(0),
+        input_init=recurrent.nnx.initializers.normal(1.0),
+        recurrent_init=recurrent.nnx.initializers.normal(1.0),
+    )
+    inputs = jax.random.normal(jax.random.key(1), (4, 1, 2))
+    W = np.split(np.asarray(layer.input_kernel[...]), 3, axis=1)
+    U = np.split(np.asarray(layer.recurrent_kernel[...]), 3, axis=1)
+    hidden = np.zeros((1, 3))
+    for t, output in enumerate(layer(inputs)):
+        x = np.asarray(inputs[t])
+        sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+        reset, update = (sigmoid(x @ W[i] + hidden @ U[i]) for i in range(2))
+        candidate = np.tanh(x @ W[2] + reset * (hidden @ U[2]))
+        hidden = update * hidden + (1 - update) * candidate
+        np.testing.assert_allclose(output, hidden, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_size_that_ends_goes_by_the_length_of_the_run():
+    trainer = Trainer(tiny_problem(), OPTIMIZERS["adam-cosine"], 2)
+    assert trainer.for_epochs(2) is trainer
+    assert trainer.for_epochs(1) is trainer.for_epochs(1) is not trainer
+    plain = Trainer(tiny_problem(), OPTIMIZERS["adam"], 2)
+    assert plain.for_epochs(1) is plain
+    for epochs in (1, 2):
+        progress = trainer.for_epochs(epochs).start(0, 0.01)
+        moved = []
+        for _ in range(3):
+            before = jax.device_get(progress.params)
+            trainer.for_epochs(epochs).advance(progress, 0, 0.01)
+            moved.append(
+                any(
+                    map(
+                        np.any, jax.tree.leaves(jax.tree.map(np.not_equal, before, progress.params))
+                    )
+                )
+            )
+        assert moved == [True] * epochs + [False] * (3 - epochs)
 
 
 def test_equal_gradients_halve_the_epochs():

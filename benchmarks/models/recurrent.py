@@ -19,6 +19,20 @@ def small_normal() -> Initializer:
     return nnx.initializers.normal(0.01)
 
 
+def as_in_flax() -> dict[str, Initializer]:
+    """Returns the initializers of Flax's own cells.
+
+    LeCun normal for inputs and head, orthogonal for the recurrence. Five layers of N(0, 0.01²)
+    would pass on nothing: each shrinks its input about tenfold.
+    """
+    lecun = nnx.initializers.lecun_normal()
+    return {
+        "input_init": lecun,
+        "recurrent_init": nnx.initializers.orthogonal(),
+        "head_init": lecun,
+    }
+
+
 class Elman(nnx.Module):
     """A layer h_t = tanh(W x_t + U h_{t-1} + b), zero at the start.
 
@@ -106,6 +120,55 @@ class LSTM(nnx.Module):
         return jax.lax.scan(advance, (start, start), projected)[1]
 
 
+class GRU(nnx.Module):
+    """A layer of gated recurrent units (Cho et al., 2014); reset, update and candidate in order.
+
+    The candidate is tanh(W x + b + r (U h)), the reset behind the product, as cuDNN has it.
+
+    Attributes:
+      input_kernel: (features, 3 hidden).
+      recurrent_kernel: (hidden, 3 hidden).
+      bias: (3 hidden,), zeros at first.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int,
+        *,
+        rngs: nnx.Rngs,
+        input_init: Initializer,
+        recurrent_init: Initializer,
+    ):
+        def gates(init: Initializer, rows: int) -> jax.Array:
+            return jnp.concatenate([init(rngs.params(), (rows, hidden)) for _ in range(3)], axis=1)
+
+        self.input_kernel = nnx.Param(gates(input_init, features))
+        self.recurrent_kernel = nnx.Param(gates(recurrent_init, hidden))
+        self.bias = nnx.Param(jnp.zeros((3 * hidden,)))
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns the states of all time steps, (time, batch, hidden)."""
+        kernel = self.recurrent_kernel[...]
+        hidden = kernel.shape[0]
+        projected = _project(inputs, self.input_kernel[...], self.bias[...])
+
+        @jax.checkpoint  # as in the LSTM
+        def advance(state: jax.Array, projection: jax.Array) -> tuple[jax.Array, jax.Array]:
+            product = state @ kernel
+            gates = nnx.sigmoid(projection[:, : 2 * hidden] + product[:, : 2 * hidden])
+            reset, update = jnp.split(gates, 2, axis=-1)
+            candidate = jnp.tanh(projection[:, 2 * hidden :] + reset * product[:, 2 * hidden :])
+            state = update * state + (1 - update) * candidate
+            return state, state
+
+        start = jnp.zeros((projected.shape[1], hidden), projected.dtype)
+        return jax.lax.scan(advance, start, projected)[1]
+
+
+Cell = type[Elman] | type[GRU] | type[LSTM]
+
+
 class SequenceModel(nnx.Module):
     """Recurrent layers on top of each other, and a linear head.
 
@@ -122,10 +185,12 @@ class SequenceModel(nnx.Module):
         outputs: int,
         *,
         rngs: nnx.Rngs,
-        cell: type[Elman] | type[LSTM] = Elman,
+        cell: Cell = Elman,
         depth: int = 1,
         every_step: bool = False,
-        small_weights: bool = True,
+        input_init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        head_init: Initializer | None = None,
     ):
         """Makes the layers.
 
@@ -137,21 +202,19 @@ class SequenceModel(nnx.Module):
           cell: the kind of layer.
           depth: how many layers.
           every_step: see the class.
-          small_weights: draw all weights from N(0, 0.01²), as the paper on recurrent networks does.
-            Otherwise they start as in Flax's own cells: LeCun normal for inputs, orthogonal for
-            the recurrence. Five layers of N(0, 0.01²) would pass on nothing: each shrinks its
-            input about tenfold.
+          input_init: of the weights on the inputs; by default N(0, 0.01²), as in the papers.
+          recurrent_init: of the weights on the state, likewise.
+          head_init: of the head, likewise.
         """
-        if small_weights:
-            input_init = recurrent_init = small_normal()
-        else:
-            input_init = nnx.initializers.lecun_normal()
-            recurrent_init = nnx.initializers.orthogonal()
+        input_init, recurrent_init, head_init = (
+            small_normal() if init is None else init
+            for init in (input_init, recurrent_init, head_init)
+        )
         layer = functools.partial(
             cell, rngs=rngs, input_init=input_init, recurrent_init=recurrent_init
         )
         self.layers = nnx.List([layer(hidden if i else features, hidden) for i in range(depth)])
-        self.head = nnx.Linear(hidden, outputs, kernel_init=input_init, rngs=rngs)
+        self.head = nnx.Linear(hidden, outputs, kernel_init=head_init, rngs=rngs)
         self.every_step = every_step
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from benchmarks.training.optimizers import OPTIMIZERS
 # One colour per optimizer in every plot; aSNAQ's and SVR-LNAQ's stand out, Optax's are muted.
 COLOURS = {
     "adam": "#3b6fb6",
+    "adam-cosine": "#3b6fb6",
     "adagrad": "#8a94a0",
     "adaqn": "#e39a2d",
     "adaqn-eps": "#e39a2d",
@@ -45,10 +46,16 @@ COLOURS = {
     "svrg2": "#e39a2d",
     "svr-naq": "#e76fae",
     "svr-lnaq": "#c8102e",
+    "lbfgs-search": "#202428",
+    "lbfgs-forgetting": "#7a5c3e",
+    "sgd-plain": "#8a94a0",
+    "momentum": "#74b3d8",
+    "adadelta": "#3f8f29",
     "lsr1": "#c8102e",
     "sr1n": "#e39a2d",
 }
 _STYLES = {
+    "adam-cosine": "--",
     "adaqn-eps": ":",
     "asnaq-eps": ":",
     "asnaq-backoff": "--",
@@ -56,6 +63,9 @@ _STYLES = {
     "asnaq-single-backoff": "--",
     "asnaq-single-backoff-rms": "-.",
     "lbfgs": "-.",
+    "lbfgs-search": "-.",
+    "lbfgs-forgetting": "-.",
+    "momentum": "--",
     "obfgs": "--",
     "onaq": "--",
     "omoq": "--",

@@ -128,7 +128,7 @@ def lstm() -> Task:
         84,
         cell=recurrent.LSTM,
         every_step=True,
-        small_weights=False,
+        **recurrent.as_in_flax(),
     )
     codes = jax.random.randint(jax.random.key(0), (64, 50), 0, 84)
     one_hot = functools.partial(jax.nn.one_hot, num_classes=84)

@@ -223,7 +223,7 @@ def _classified(
     )
 
 
-_REDUCED = ("adam", "svrg", "svrg2", "olnaq-80", "svr-lnaq")
+_REDUCED = ("adam", "adam-cosine", "svrg", "svrg2", "olnaq-80", "svr-lnaq")
 STUDIES = (
     MiniBatchStudy(
         "digits-mlp",
@@ -231,7 +231,7 @@ STUDIES = (
         epochs=25,
         quick_epochs=10,
         seeds=5,
-        optimizers=("adam", "sgd", *DENSE, *LIMITED),
+        optimizers=("adam", "adam-cosine", "sgd", *DENSE, *LIMITED),
         published={"obfgs": "92.5%", "onaq": "92.5%", "omoq": "92.8%"},
     ),
     MiniBatchStudy(
@@ -240,7 +240,7 @@ STUDIES = (
         epochs=10,
         quick_epochs=3,
         seeds=3,
-        optimizers=("adam", "sgd", *LIMITED),
+        optimizers=("adam", "adam-cosine", "sgd", *LIMITED),
         published={"olbfgs": "96.37%", "olnaq": "97.90%", "olmoq": "97.67%"},
     ),
     MiniBatchStudy(
@@ -249,7 +249,7 @@ STUDIES = (
         epochs=10,
         quick_epochs=3,
         seeds=1,
-        optimizers=("adam", "sgd", "olbfgs", "olnaq-95", "olmoq-halved"),
+        optimizers=("adam", "adam-cosine", "sgd", "olbfgs", "olnaq-95", "olmoq-halved"),
         published={"olbfgs": "86.4%", "olnaq-95": "97.2%"},
     ),
     MiniBatchStudy(
@@ -258,7 +258,16 @@ STUDIES = (
         epochs=10,
         quick_epochs=3,
         seeds=1,
-        optimizers=("adam", "sgd", "olbfgs", "olnaq", "olmoq-halved", "lsr1", "sr1n"),
+        optimizers=(
+            "adam",
+            "adam-cosine",
+            "sgd",
+            "olbfgs",
+            "olnaq",
+            "olmoq-halved",
+            "lsr1",
+            "sr1n",
+        ),
     ),
     MiniBatchStudy("mnist-svr-cnn", build_mnist_svr_cnn, 25, 3, seeds=1, optimizers=_REDUCED),
     MiniBatchStudy("cifar-svr-cnn", build_cifar_svr_cnn, 25, 3, seeds=1, optimizers=_REDUCED),

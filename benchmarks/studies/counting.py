@@ -58,7 +58,7 @@ STUDIES = (
         epochs=75,
         quick_epochs=30,
         seeds=5,
-        optimizers=("adam", "adagrad", "adaqn", "adaqn-monitored", "asnaq"),
+        optimizers=("adam", "adam-cosine", "adagrad", "adaqn", "adaqn-monitored", "asnaq"),
     ),
     MiniBatchStudy(
         "counting-variants",

@@ -126,6 +126,8 @@ def _options(weight_decay: float) -> dict[str, Any]:
 
 
 _BUILDS = {"mnist": build_mnist, "cifar": build_cifar}
+_FIRST_ORDER = ("adam", "adam-cosine", "sgd", "sgd-plain", "momentum", "adadelta")
+_PRINTED_RATES = {"mnist": 0.003, "cifar": 0.01}
 _FIRST_ORDER_BATCHES = {"mnist": 20, "cifar": 96}
 # The paper's sizes, which it trains for 50, 50 and 200 epochs.
 _BATCHES_AND_EPOCHS = ((500, 10), (1000, 10), (10_000, 30))
@@ -140,8 +142,9 @@ def _with_and_without_norm(source: str, batch_norm: bool) -> MiniBatchStudy:
         epochs=10,
         quick_epochs=3,
         seeds=1,
-        optimizers=("lsr1", "sr1n", "adam", "sgd"),
-        batch_sizes=dict.fromkeys(("adam", "sgd"), _FIRST_ORDER_BATCHES[source]),
+        optimizers=("lsr1", "sr1n", "lbfgs-search", "lbfgs-forgetting", *_FIRST_ORDER),
+        batch_sizes=dict.fromkeys(_FIRST_ORDER, _FIRST_ORDER_BATCHES[source]),
+        printed_rates=dict.fromkeys(("sgd", "sgd-plain", "momentum"), _PRINTED_RATES[source]),
     )
 
 
@@ -154,7 +157,7 @@ def _scaled_batches(source: str, batch_size: int, epochs: int) -> MiniBatchStudy
         epochs=epochs,
         quick_epochs=3,
         seeds=1,
-        optimizers=("lsr1", "adam", "sgd"),
+        optimizers=("lsr1", "adam", "adam-cosine", "sgd"),
         target_errors=_TARGET_ERRORS[source],
     )
 
@@ -168,6 +171,6 @@ STUDIES = (
         epochs=4,
         quick_epochs=1,
         seeds=1,
-        optimizers=("lsr1", "adam", "sgd"),
+        optimizers=("lsr1", "adam", "adam-cosine", "sgd"),
     ),
 )

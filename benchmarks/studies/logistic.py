@@ -66,7 +66,7 @@ STUDIES = tuple(
         epochs=60,
         quick_epochs=20,
         seeds=5,
-        optimizers=("adam", "sgd", "lbfgs", "adaqn", "asnaq", *DENSE, *LIMITED),
+        optimizers=("adam", "adam-cosine", "sgd", "lbfgs", "adaqn", "asnaq", *DENSE, *LIMITED),
     )
     for batch_size in (16, 64)
 )

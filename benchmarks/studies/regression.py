@@ -82,7 +82,7 @@ _SIZES = (
     (build_casp, "casp", 16),
     (build_casp, "casp", 64),
 )
-_METHODS = ("adam", "svrg", "svrg2", "onaq-80", "olnaq-80", "svr-naq", "svr-lnaq")
+_METHODS = ("adam", "adam-cosine", "svrg", "svrg2", "onaq-80", "olnaq-80", "svr-naq", "svr-lnaq")
 STUDIES = (
     *(
         MiniBatchStudy(
@@ -103,7 +103,7 @@ STUDIES = (
             epochs=60,
             quick_epochs=9,
             seeds=5,
-            optimizers=("adam", "svrg", "olnaq-80", "svr-lnaq"),
+            optimizers=("adam", "adam-cosine", "svrg", "olnaq-80", "svr-lnaq"),
             equal_gradients=True,
         )
         for build, name, batch_size in _SIZES

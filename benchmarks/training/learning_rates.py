@@ -140,6 +140,7 @@ def choose(run: Run, trainer: Trainer, folder: Path, report: Report = print) -> 
 
 def _final_loss(trainer: Trainer, rate: float, epochs: int, name: str) -> float:
     """Returns the training loss at the end of a run that leaves no other trace."""
+    trainer = trainer.for_epochs(epochs)
     progress = trainer.start(SEED, rate)
     with progress_bar(name, epochs) as bar:
         for _ in range(epochs):

@@ -34,6 +34,8 @@ class MiniBatchStudy:
         two and a full gradient an epoch a third.
       published: by optimizer, the test accuracy that the methods' authors print for the same.
       batch_sizes: by optimizer, where it is not the problem's.
+      printed_rates: by optimizer, the rate of the paper, which is run too where the tuned differs;
+        others have that of the table of optimizers, if any.
       target_errors: shares of wrong answers; it is told after how many epochs each was reached.
     """
 
@@ -42,10 +44,11 @@ class MiniBatchStudy:
     epochs: int
     quick_epochs: int
     seeds: int
-    optimizers: tuple[str, ...] = ("adam", "adagrad", "adaqn", "asnaq")
+    optimizers: tuple[str, ...] = ("adam", "adam-cosine", "adagrad", "adaqn", "asnaq")
     equal_gradients: bool = False
     published: Mapping[str, str] = dataclasses.field(default_factory=dict)
     batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    printed_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     target_errors: tuple[float, ...] = ()
 
     options = ("optimizers", "seeds", "epochs")
@@ -104,9 +107,9 @@ class MiniBatchStudy:
             if name in self.batch_sizes:
                 options["batch_size"] = self.batch_sizes[name]
             size = options.get("batch_size", problem.batch_size)
-            trainer = Trainer(dataclasses.replace(problem, batch_size=size), optimizer)
             gradients = optimizer.gradients_per_step + optimizer.takes_snapshots
             length = self.epochs_for(gradients, epochs)
+            trainer = Trainer(dataclasses.replace(problem, batch_size=size), optimizer, length)
             base = Run(settings, name, options, 0.0, 0, length)
             rate = None
             if optimizer.quick_learning_rate is not None:
@@ -122,9 +125,10 @@ class MiniBatchStudy:
                 tried.append(learning_rates.next_lower(rate))
                 click.echo(f"{name}: ended well above its lowest loss; again with {tried[-1]:g}")
                 train(f"{name}-lower", tried[-1])
-            if optimizer.printed_rate is not None and optimizer.printed_rate not in tried:
-                click.echo(f"{name}: also with the printed rate, {optimizer.printed_rate:g}")
-                train(f"{name}-printed", optimizer.printed_rate)
+            printed = self.printed_rates.get(name, optimizer.printed_rate)
+            if printed is not None and printed not in tried:
+                click.echo(f"{name}: also with the printed rate, {printed:g}")
+                train(f"{name}-printed", printed)
         return self._conclude(folder, settings, title)
 
     def _conclude(self, folder: Path, settings: dict[str, Any], title: str) -> Path:

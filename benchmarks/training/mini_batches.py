@@ -49,21 +49,32 @@ class Trainer:
     Attributes:
       problem: what is learnt.
       optimizer: the row of the table.
+      epochs: how long a run is, which only a step size that ends asks for.
       compile_seconds: tracing and compiling the epoch, None before the first.
     """
 
-    def __init__(self, problem: Problem, optimizer: Optimizer):
+    def __init__(self, problem: Problem, optimizer: Optimizer, epochs: int = 1):
         self.problem = problem
         self.optimizer = optimizer
+        self.epochs = epochs
         self.compile_seconds: float | None = None
         self._train = jax.device_put(problem.train)
         self._test = jax.device_put(problem.test)
         self._train_on: Any = None
+        self._others: dict[int, Trainer] = {}
         params, _ = jax.eval_shape(functools.partial(problem.start, 0))
         self._flattens = optimizer.ours and len(jax.tree.leaves(params)) > _MANY_ARRAYS
         self._order = jax.jit(problem.rows)
         self._sums = jax.jit(self._sums_of_batch)
         self._snapshot = jax.jit(naqopt.snapshot)
+
+    def for_epochs(self, epochs: int) -> "Trainer":
+        """Returns a trainer for runs of this length: itself, unless the step size ends."""
+        if epochs == self.epochs or not self.optimizer.ends:
+            return self
+        if epochs not in self._others:
+            self._others[epochs] = Trainer(self.problem, self.optimizer, epochs)
+        return self._others[epochs]
 
     def start(self, seed: int, learning_rate: float | None) -> Progress:
         """Returns fresh parameters, statistics and state."""
@@ -105,13 +116,13 @@ class Trainer:
         """
         iterate = naqopt.eval_params(progress.state, progress.params)
         train = tuple(x[: self.problem.evaluated] for x in self._train)
-        train_loss, _ = self._evaluate(iterate, progress.statistics, train)
+        train_loss, train_accuracy = self._evaluate(iterate, progress.statistics, train)
         test_loss, test_accuracy = self._evaluate(iterate, progress.statistics, self._test)
         numbers = {"train_loss": train_loss, "test_loss": test_loss}
         if self.problem.target_scale is not None:
             numbers["test_error"] = self.problem.target_scale * jnp.sqrt(test_loss)
         if self.problem.hits is not None:
-            numbers["test_accuracy"] = test_accuracy
+            numbers |= {"train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
         return {name: float(value) for name, value in numbers.items()}
 
     def diagnostics(self, progress: Progress) -> dict[str, float]:
@@ -148,7 +159,8 @@ class Trainer:
     def _transformation(
         self, learning_rate: float | jax.Array | None
     ) -> optax.GradientTransformationExtraArgs:
-        tx = self.optimizer.transformation(learning_rate, self.problem.steps_per_epoch)
+        steps = self.problem.steps_per_epoch
+        tx = self.optimizer.transformation(learning_rate, steps, self.epochs)
         return naqopt.flatten(tx) if self._flattens else tx
 
     def _epoch(

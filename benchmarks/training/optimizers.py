@@ -5,19 +5,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import naqopt
 
 Rate = float | jax.Array
 
-# The papers' step sizes, from α_0 (which is what the grid search tunes) and the steps in an epoch.
-SCHEDULES: Mapping[str, Callable[[Rate, int], optax.Schedule]] = {
-    "a / sqrt(k)": lambda rate, _: naqopt.schedules.inverse_sqrt(rate),
-    "10 a / (10 + k)": lambda rate, _: naqopt.schedules.harmonic(rate, 10),
-    "halved every epoch": lambda rate, steps: optax.exponential_decay(
-        rate, steps, 0.5, staircase=True
+COSINE = "cosine decay"
+# Step sizes, from α_0 (which is what the grid search tunes), the steps in an epoch and in all.
+SCHEDULES: Mapping[str, Callable[[Rate, int, int], optax.Schedule]] = {
+    "a / sqrt(k)": lambda rate, *_: naqopt.schedules.inverse_sqrt(rate),
+    "10 a / (10 + k)": lambda rate, *_: naqopt.schedules.harmonic(rate, 10),
+    "halved every epoch": lambda rate, epoch, _: optax.exponential_decay(
+        rate, epoch, 0.5, staircase=True
     ),
+    COSINE: lambda rate, _, steps: optax.cosine_decay_schedule(rate, steps),
 }
 
 
@@ -51,15 +54,22 @@ class Optimizer:
     takes_snapshots: bool = False
     monitored: bool = False
 
+    @property
+    def ends(self) -> bool:
+        """Whether its step size depends on how long the run is."""
+        return self.options.get("schedule") == COSINE
+
     def transformation(
-        self, learning_rate: Rate | None, steps_per_epoch: int = 1
+        self, learning_rate: Rate | None, steps_per_epoch: int = 1, epochs: int = 1
     ) -> optax.GradientTransformationExtraArgs:
         """Returns the Optax transformation, which takes `value`, `grad` and `value_fn`."""
         options = dict(self.options)
         if self.quick_learning_rate is None:
             return optax.with_extra_args_support(self.make(**options))
         schedule = options.pop("schedule", None)
-        rate = SCHEDULES[schedule](learning_rate, steps_per_epoch) if schedule else learning_rate
+        rate: Any = learning_rate
+        if schedule:
+            rate = SCHEDULES[schedule](rate, steps_per_epoch, epochs * steps_per_epoch)
         return optax.with_extra_args_support(self.make(rate, **options))
 
 
@@ -82,6 +92,21 @@ def _sr1n(max_momentum: float, **options: Any) -> optax.GradientTransformation:
     return naqopt.sr1n(momentum=naqopt.schedules.nesterov_momentum(max_momentum), **options)
 
 
+def _forgetful_bfgs(every: int, **options: Any) -> optax.GradientTransformationExtraArgs:
+    """Returns BFGS that forgets its pairs every so many steps."""
+    tx = naqopt.bfgs(**options)
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, Any]:
+        pairs = state.curvature
+        size = jnp.where(state.count % every == 0, 0, pairs.size)
+        state = state._replace(curvature=pairs._replace(size=size))
+        return tx.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
 def _svr(label: str, memory_size: int | None) -> Optimizer:
     """Returns a row for SVR-NAQ as its paper has it: α_0 = 1 and its schedule."""
     options = {"memory_size": memory_size, "schedule": "a / sqrt(k)"}
@@ -91,6 +116,14 @@ def _svr(label: str, memory_size: int | None) -> Optimizer:
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
     "adam": Optimizer("Adam", optax.adam, 0.00316, ours=False),
+    # Adam as its experts would run it: a shorter memory of the squares, and a rate that ends at 0.
+    "adam-cosine": Optimizer(
+        "Adam, β 0.95 and 0.99, cosine decay",
+        optax.adam,
+        0.00316,
+        options={"b1": 0.95, "b2": 0.99, "schedule": COSINE},
+        ours=False,
+    ),
     "adagrad": Optimizer("Adagrad", optax.adagrad, 0.1, ours=False),
     "sgd": Optimizer(
         "SGD, Nesterov 0.9",
@@ -105,7 +138,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "adaqn": Optimizer("adaQN", naqopt.adaqn, 0.0316),
     "adaqn-eps": Optimizer("adaQN, ε 1e-8", naqopt.adaqn, 0.0316, options={"eps": 1e-8}),
     "adaqn-monitored": Optimizer("adaQN, monitoring set", naqopt.adaqn, 0.0316, monitored=True),
-    "asnaq": _asnaq("aSNAQ"),
+    "asnaq": dataclasses.replace(_asnaq("aSNAQ"), printed_rate=0.01),
     "asnaq-eps": _asnaq("aSNAQ, ε 1e-8", eps=1e-8),
     "asnaq-backoff": _asnaq("aSNAQ, back-off", backoff=0.9),
     "asnaq-rms": _asnaq("aSNAQ, RMS", accumulator_decay=0.9),
@@ -151,6 +184,20 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     ),
     "svr-naq": _svr("SVR-NAQ", None),
     "svr-lnaq": _svr("SVR-LNAQ", 4),
+    # The peers of the paper on L-SR1; what search its L-BFGS had is not said.
+    "lbfgs-search": Optimizer("LBFGS, line search", naqopt.bfgs, None, 1, {"memory_size": 5}),
+    "lbfgs-forgetting": Optimizer(
+        "LBFGS, line search, forgetting",
+        _forgetful_bfgs,
+        None,
+        1,
+        {"memory_size": 5, "every": 5},
+    ),
+    "sgd-plain": Optimizer("SGD", optax.sgd, 0.0316, ours=False),
+    "momentum": Optimizer(
+        "SGD, momentum 0.9", optax.sgd, 0.0316, options={"momentum": 0.9}, ours=False
+    ),
+    "adadelta": Optimizer("AdaDelta", optax.adadelta, 1.0, ours=False, middle_rate=1.0),
     "lsr1": Optimizer("L-SR1", naqopt.lsr1, None, 2),
     # As the authors have it on mini-batches: m = 8 and a momentum of at most 0.9.
     "sr1n": Optimizer("L-SR1-N", _sr1n, None, 2, {"memory_size": 8, "max_momentum": 0.9}),
@@ -159,6 +206,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
 # Rows that are compared with each other.
 ASNAQ_VARIANTS = (
     "adam",
+    "adam-cosine",
     "asnaq",
     "asnaq-backoff",
     "asnaq-rms",
