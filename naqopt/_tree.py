@@ -316,12 +316,13 @@ def ravel(tree: Tree) -> jax.Array:
     """Returns all leaves one after the other as a vector, the same on every device."""
     dtype = scalar_dtype(tree)
 
-    def flat(x: jax.Array) -> jax.Array:
-        sharding = _replicated(x.ndim, x)
-        x = x if sharding is None else jax.sharding.reshard(x, sharding)
-        return x.astype(dtype).reshape(-1)
+    return jnp.concatenate([replicate(x).astype(dtype).reshape(-1) for x in jax.tree.leaves(tree)])
 
-    return jnp.concatenate([flat(x) for x in jax.tree.leaves(tree)])
+
+def replicate(x: jax.Array) -> jax.Array:
+    """Returns x the same on every device, where an explicit mesh wants to be told."""
+    sharding = _replicated(x.ndim, x)
+    return x if sharding is None else jax.sharding.reshard(x, sharding)
 
 
 def shard_like(like: jax.Array, x: jax.Array) -> jax.Array:

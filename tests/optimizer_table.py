@@ -152,7 +152,11 @@ def _rank_one(
         factory=factory,
         arguments={"memory_size": 2, **arguments},
         static_args=("memory_size", "history_dtype")
-        + (("linesearch", "store_grad") if factory is naqopt.lsr1 else ("solver",)),
+        + (
+            ("linesearch", "store_grad", "initial_scale", "initial_radius")
+            if factory is naqopt.lsr1
+            else ("solver",)
+        ),
         gradients=gradients,
         losses=losses,
         lookahead=factory is naqopt.sr1n,

@@ -136,7 +136,8 @@ def dense_rank_one(optimizer: str, initial_scale: Any = None) -> Indefinite:
     def eigen(state: DenseRankOne) -> Eigen:
         leaves, structure = jax.tree.flatten(state.matrix)
         d = len(leaves[0])
-        matrix = jnp.concatenate([rows.reshape(d, -1) for rows in leaves], axis=1)
+        blocks = [_tree.replicate(rows).reshape(d, -1) for rows in leaves]
+        matrix = jnp.concatenate(blocks, axis=1)
         matrix = jnp.where(state.size > 0, matrix, state.gamma * jnp.eye(d, dtype=matrix.dtype))
         values, vectors = jnp.linalg.eigh(matrix)
 
@@ -144,7 +145,8 @@ def dense_rank_one(optimizer: str, initial_scale: Any = None) -> Indefinite:
             flat, offset, parts = _tree.matmul(vectors, coefficients), 0, []
             for rows in leaves:
                 size = rows[0].size
-                parts.append(flat[offset : offset + size].reshape(rows.shape[1:]))
+                part = flat[offset : offset + size].reshape(rows.shape[1:])
+                parts.append(_tree.shard_like(rows[0], part))
                 offset += size
             return jax.tree.unflatten(structure, parts)
 
