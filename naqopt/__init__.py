@@ -4,8 +4,10 @@ from naqopt.batches import full_gradient
 from naqopt.flatten import flatten
 from naqopt.optimizers.adaqn import adaqn
 from naqopt.optimizers.asnaq import asnaq
-from naqopt.optimizers.full_batch import bfgs, mnaq, moq, naq
+from naqopt.optimizers.full_batch import bfgs, moq, naq
+from naqopt.optimizers.mnaq import mnaq
 from naqopt.optimizers.online import obfgs, omoq, onaq
+from naqopt.optimizers.self_scaled import ssbfgs, ssbroyden
 from naqopt.optimizers.symmetric_rank_one import lsr1, mosr1, sr1n
 from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2
 from naqopt.state import diagnostics, eval_params, snapshot
@@ -34,6 +36,8 @@ __all__ = [
     "schedules",
     "snapshot",
     "sr1n",
+    "ssbfgs",
+    "ssbroyden",
     "svr_naq",
     "svrg",
     "svrg2",

@@ -87,6 +87,7 @@ def _quasi_newton(
     *,
     searches: bool = False,
     losses: Callable[[int], int] = lambda steps: 0,
+    rounding: float = 1.0,
 ) -> Row:
     """A row of the quasi-Newton core, with two pairs unless it is dense."""
     return Row(
@@ -101,6 +102,7 @@ def _quasi_newton(
         lookahead=gradients == 2 and "momentum" in arguments,
         raw_statistics=(lambda state: state.pending.extrapolated) if gradients == 1 else None,
         searches=searches,
+        rounding=rounding,
         # Dense as limited but for the matrix. bfgs has the searches, onaq the look-ahead point,
         # omoq the pair that waits; the others lie between them.
         slow=name.endswith("dense") or name not in ("bfgs", "onaq", "omoq"),
@@ -215,6 +217,14 @@ ROWS = [
         slow=True,  # between adaqn and asnaq
     ),
     _quasi_newton("bfgs", naqopt.bfgs, {"learning_rate": 1.0}, 1, searches=True),
+    _quasi_newton(
+        "ssbroyden_dense",
+        naqopt.bfgs,
+        {"learning_rate": 1.0, "memory_size": None, "update": "ssbroyden"},
+        1,
+        searches=True,
+        rounding=100.0,  # where a is large and b ≈ 1 the matrix follows b a times as fast
+    ),
     _quasi_newton("naq", naqopt.naq, {"learning_rate": 1.0, "momentum": 0.5}, 2, searches=True),
     _quasi_newton(
         "naq_dense",

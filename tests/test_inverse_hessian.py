@@ -17,7 +17,7 @@ from reference import two_loop as listings
 
 from naqopt.curvature import lbfgs
 from naqopt.curvature import pairs as ring
-from naqopt.curvature.dense import dense_bfgs, multiply
+from naqopt.curvature.dense import dense_matrix, multiply
 
 SIZE = 6
 
@@ -37,7 +37,7 @@ def flat(t):
 
 
 MEMORY, FEWER, PAIRS, MIN_CURVATURE = 8, 3, 8, 1e-3
-DENSE = dense_bfgs("bfgs", MIN_CURVATURE)
+DENSE = dense_matrix("bfgs", MIN_CURVATURE)
 NEWEST = lbfgs.limited_memory(FEWER, MIN_CURVATURE)
 MEAN = lbfgs.limited_memory(FEWER, MIN_CURVATURE, ring.mean_scale)
 ROOMY = lbfgs.limited_memory(MEMORY, MIN_CURVATURE)

@@ -17,13 +17,15 @@ class Curvature(NamedTuple):
       rows: from a state to a history in it whose rows are like the params.
       precondition: from a state, a gradient g and γ to H g; H is γ I while the state knows nothing.
       update: from a state, s, y and whether to accept them to the next state and whether the pair
-        was stored. It must be finite and sᵀy > c ‖s‖ ‖y‖. An argument more is the numerator of the
-        γ that the first pair sets, where it is not sᵀy.
+        was stored. It must be finite and sᵀy > c ‖s‖ ‖y‖. Arguments more are the numerator of the
+        γ that the first pair sets, where it is not sᵀy, and sᵀBs.
       clear: from a state and a condition to the state that knows nothing where the condition holds.
+      asks_expected: whether `update` needs sᵀBs, the curvature along s that the matrix expected.
     """
 
     init: Callable[[Tree], Any]
     rows: Callable[[Any], Tree]
     precondition: Callable[[Any, Tree, Scalar], Tree]
-    update: Callable[[Any, Tree, Tree, Scalar, Scalar | None], tuple[Any, Scalar]]
+    update: Callable[..., tuple[Any, Scalar]]
     clear: Callable[[Any, Scalar], Any]
+    asks_expected: bool = False

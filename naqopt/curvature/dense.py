@@ -1,4 +1,4 @@
-"""The dense inverse Hessian of BFGS, d × d numbers.
+"""The dense inverse Hessian of Broyden's class, d × d numbers; BFGS by default.
 
 The matrix is kept as a history of d rows, each a tree like the params: row i is that of the i-th
 coordinate in the order of `jax.tree.leaves`. Products come out as trees, and a sharded parameter's
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
-from naqopt.curvature import Curvature
+from naqopt.curvature import Curvature, broyden
 from naqopt.curvature.pairs import is_curved
 
 MAX_BYTES = 4 * 2**30
@@ -81,35 +81,68 @@ def clear(dense: Dense, condition: Scalar) -> Dense:
     return dense._replace(size=jnp.where(condition, 0, dense.size))
 
 
-def _add_symmetric(matrix: Tree, a: Tree, b: Tree) -> Tree:
-    """Returns the matrix + a bᵀ + b aᵀ."""
-    flat_a, flat_b = _tree.ravel(a), _tree.ravel(b)
+class _Scaled(NamedTuple):
+    """What an update other than BFGS does besides adding a bᵀ + b aᵀ: H/τ − sign c cᵀ."""
 
-    def add(rows: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-        column = (len(rows), *[1] * x.ndim)
+    inverse_tau: Scalar
+    sign: Scalar
+    c: Tree
+
+
+def _add_symmetric(matrix: Tree, a: Tree, b: Tree, scaled: _Scaled | None = None) -> Tree:
+    """Returns the matrix + a bᵀ + b aᵀ, or as `_Scaled` has it, in one pass."""
+
+    def outer(column: jax.Array, row: jax.Array) -> jax.Array:
         # Ranks are made equal, as strict modes of JAX ask.
-        added = flat_a.reshape(column) * y[None] + flat_b.reshape(column) * x[None]
-        return rows + added.astype(rows.dtype)
+        return column.reshape(len(column), *[1] * row.ndim) * row[None]
 
-    return jax.tree.map(add, matrix, a, b)
+    flat_a, flat_b = _tree.ravel(a), _tree.ravel(b)
+    if scaled is None:
+        return jax.tree.map(
+            lambda rows, x, y: rows + (outer(flat_a, y) + outer(flat_b, x)).astype(rows.dtype),
+            matrix,
+            a,
+            b,
+        )
+    # The sign goes to one of the factors, as c is that of a square.
+    flat_c, factor = scaled.sign * _tree.ravel(scaled.c), scaled.inverse_tau
+
+    def add(rows: jax.Array, x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
+        added = outer(flat_a, y) + outer(flat_b, x) - outer(flat_c, z)
+        return factor.astype(rows.dtype) * rows + added.astype(rows.dtype)
+
+    return jax.tree.map(add, matrix, a, b, scaled.c)
 
 
-def bfgs_update(
+def update(
     dense: Dense,
     s: Tree,
     y: Tree,
     accept: Scalar,
     min_curvature: Any = None,
     numerator: Scalar | None = None,
+    rule: str = broyden.BFGS,
+    expected: Scalar | None = None,
 ) -> tuple[Dense, Scalar]:
     """Returns the matrix after the pair (s, y), and whether it was usable.
 
-    With ρ = 1/sᵀy the update H⁺ = (I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ, multiplied out::
+    The update of `naqopt.curvature.broyden`, multiplied out, with ρ = 1/sᵀy and h = ρ yᵀH y::
 
-        H⁺ = H + s uᵀ + u sᵀ,   u = ½ ρ (1 + ρ yᵀH y) s − ρ H y
+        H⁺ = H/τ + s uᵀ + u sᵀ − (1 − φ)/(τ yᵀH y) H y yᵀH,   u = ½ ρ (1 + φ h/τ) s − φ/τ ρ H y
 
-    Before the first pair H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy. Where the gradient has not
-    changed at all the pairs that made so short a step are forgotten.
+    For BFGS φ = τ = 1, and it is (I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ. Before the first pair
+    H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy. Where the gradient has not changed at all the
+    pairs that made so short a step are forgotten.
+
+    Args:
+      dense: the matrix.
+      s: the step.
+      y: the difference of the gradients.
+      accept: whether the pair is to be stored.
+      min_curvature: as in `dense_matrix`.
+      numerator: in place of sᵀy in the γ of the first pair.
+      rule: one of `naqopt.curvature.broyden.UPDATES`.
+      expected: sᵀBs, which a self-scaled rule needs.
     """
     dtype = jax.tree.leaves(dense.matrix)[0].dtype
     sy, yy, ss = (x.astype(dtype) for x in _tree.dots((s, y), (y, y), (s, s)))
@@ -122,10 +155,28 @@ def bfgs_update(
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
     first = dense.size == 0
     hy = _tree.where(first, _tree.scale(gamma, y), multiply(dense, y))
-    factor = 0.5 * (1 + rho * _tree.dot(y, hy).astype(dtype))
+    h = rho * _tree.dot(y, hy).astype(dtype)
+    scaled, phi_by_tau = None, jnp.ones_like(h)
+    if rule != broyden.BFGS:
+        b = jnp.zeros_like(h)
+        if expected is not None:  # of γ I before the first pair
+            of_unit = ss / jnp.where(gamma > 0, gamma, 1)
+            b = rho * jnp.where(first, of_unit, expected.astype(dtype))
+        d = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(s))
+        phi, tau = broyden.coefficients(rule, h, b, d)
+        inverse_tau = 1 / tau
+        phi_by_tau = phi * inverse_tau
+        sound = (h > 0) & (b >= 0) & jnp.isfinite(h * b) & jnp.isfinite(inverse_tau)
+        stored = stored & sound & jnp.isfinite(phi_by_tau)
+        # √(|1 − φ|/(τ yᵀHy)) H y, with yᵀHy = h/ρ
+        ratio = jnp.abs(1 - phi) * inverse_tau / jnp.where(stored, h, 1)
+        weight = jnp.sqrt(ratio) * jnp.sqrt(rho)
+        scaled = _Scaled(inverse_tau, jnp.sign(1 - phi), _tree.scale(weight, hy))
+    factor = 0.5 * (1 + phi_by_tau * h)
     # ρ goes to the vectors first: its square overflows where s is short.
+    on_hy = phi_by_tau * rho
     u = jax.tree.map(
-        lambda x, h: factor.astype(x.dtype) * (rho.astype(x.dtype) * x) - rho.astype(x.dtype) * h,
+        lambda x, z: factor.astype(x.dtype) * (rho.astype(x.dtype) * x) - on_hy.astype(x.dtype) * z,
         s,
         hy,
     )
@@ -134,9 +185,15 @@ def bfgs_update(
     # A refused pair becomes zeros, which leave the matrix as it is.
     (keep,) = _tree.masks(stored)
     s, u = _tree.choose((keep, (s, u)))
+    if scaled is not None:
+        scaled = _Scaled(
+            jnp.where(stored, scaled.inverse_tau, 1),
+            jnp.where(stored, scaled.sign, 0),
+            _tree.choose((keep, scaled.c)),
+        )
     start = _begin(dense, gamma, stored & first)
     size = jnp.where(unchanged, 0, dense.size + stored.astype(jnp.int32))
-    return Dense(_add_symmetric(start, s, u), size), stored
+    return Dense(_add_symmetric(start, s, u, scaled), size), stored
 
 
 def add_rank_one(dense: Any, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar) -> Any:
@@ -149,11 +206,12 @@ def add_rank_one(dense: Any, vector: Tree, weight: Scalar, gamma: Scalar, accept
     return dense._replace(matrix=matrix, size=dense.size + accept.astype(jnp.int32))
 
 
-def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
+def dense_matrix(optimizer: str, min_curvature: Any, rule: str = broyden.BFGS) -> Curvature:
     """Returns the curvature that a dense matrix holds.
 
     Args:
       optimizer: the call's name, for messages.
+      rule: one of `naqopt.curvature.broyden.UPDATES`.
       min_curvature: c; a pair is used if sᵀy > c ‖s‖ ‖y‖; None for 1e-8, in float32 1e-6.
 
     Returns:
@@ -164,15 +222,21 @@ def dense_bfgs(optimizer: str, min_curvature: Any) -> Curvature:
         g = _tree.widen(g)
         return _tree.where(dense.size > 0, multiply(dense, g), _tree.scale(first_scale, g))
 
-    def update(
-        dense: Dense, s: Tree, y: Tree, accept: Scalar, numerator: Scalar | None = None
+    def learn(
+        dense: Dense,
+        s: Tree,
+        y: Tree,
+        accept: Scalar,
+        numerator: Scalar | None = None,
+        expected: Scalar | None = None,
     ) -> tuple[Dense, Scalar]:
-        return bfgs_update(dense, s, y, accept, min_curvature, numerator)
+        return update(dense, s, y, accept, min_curvature, numerator, rule, expected)
 
     return Curvature(
         lambda params: init(optimizer, params),
         lambda dense: dense.matrix,
         precondition,
-        update,
+        learn,
         clear,
+        asks_expected=rule in broyden.SELF_SCALED,
     )

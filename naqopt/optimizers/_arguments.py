@@ -8,7 +8,8 @@ import optax
 
 from naqopt import _checks
 from naqopt.curvature import Curvature
-from naqopt.curvature.dense import dense_bfgs
+from naqopt.curvature.broyden import BFGS, UPDATES
+from naqopt.curvature.dense import dense_matrix
 from naqopt.curvature.lbfgs import limited_memory
 from naqopt.steps.line_search import StepLength, fixed, search
 
@@ -32,19 +33,34 @@ def check_memory(optimizer: str, memory_size: Any, history_dtype: Any) -> tuple[
 
 
 def curvature_of(
-    optimizer: str, memory_size: Any, min_curvature: Any, history_dtype: Any, scale: Any
+    optimizer: str,
+    memory_size: Any,
+    min_curvature: Any,
+    history_dtype: Any,
+    scale: Any,
+    update: Any = BFGS,
 ) -> Curvature:
     """Returns the limited or the dense curvature that a call asks for.
 
     Raises:
-      ValueError: if a number is out of range, or `history_dtype` is given with a dense matrix.
+      ValueError: if a number is out of range, `history_dtype` is given with a dense matrix, or an
+        `update` that there is not, or not without one.
       TypeError: if `memory_size` is neither an int nor None.
     """
     if min_curvature is not None:
         _checks.number(optimizer, "min_curvature", min_curvature, low=0)
+    if update not in UPDATES:
+        raise ValueError(
+            f"naqopt.{optimizer}: `update` must be one of {', '.join(UPDATES)}, got {update!r}."
+        )
     memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
     if memory_size is None:
-        return dense_bfgs(optimizer, min_curvature)
+        return dense_matrix(optimizer, min_curvature, update)
+    if update != BFGS:
+        raise ValueError(
+            f"naqopt.{optimizer}: `update={update!r}` needs the dense matrix, which is "
+            "`memory_size=None`; of pairs in a limited memory there is BFGS alone."
+        )
     return limited_memory(memory_size, min_curvature, scale, history_dtype)
 
 
@@ -89,3 +105,10 @@ def step_length_of(optimizer: str, learning_rate: Any, linesearch: Any) -> StepL
             f"optax.chain(..., naqopt.{optimizer}(...))."
         )
     return search(linesearch)
+
+
+def window_of(optimizer: str, restart_window: Any) -> int | None:
+    """Returns the number of losses that are kept, checked."""
+    if restart_window is None:
+        return None
+    return _checks.size(optimizer, "restart_window", restart_window)

@@ -91,7 +91,7 @@ class VarianceReducedState(NamedTuple):
             y = _tree.subtract(full_grad, self.full_grad)
             formed = usable & (self.snapshots > 0)
             if isinstance(curvature, dense.Dense):
-                curvature, stored = dense.bfgs_update(curvature, s, y, formed)
+                curvature, stored = dense.update(curvature, s, y, formed)
             else:
                 curvature, stored = lbfgs.update(curvature, s, y, formed)
             events |= {"pairs_stored": stored, "pairs_refused": formed & ~stored}

@@ -49,6 +49,7 @@ class Pending(NamedTuple):
       extrapolated: ĝ, of raw gradients.
       previous: ∇E(w), the raw gradient of the last step; None without momentum, where it is ĝ.
       previous_updates: what the transformations in front made of it; None without momentum.
+      expected: sᵀBs; None where nobody asks.
     """
 
     waits: jax.Array
@@ -56,9 +57,10 @@ class Pending(NamedTuple):
     extrapolated: Tree
     previous: Tree | None
     previous_updates: Tree | None
+    expected: jax.Array | None = None
 
 
-def init_pending(params: Tree, has_momentum: bool) -> Pending:
+def init_pending(params: Tree, has_momentum: bool, expects: bool = False) -> Pending:
     """Returns that no pair waits."""
     return Pending(
         waits=jnp.zeros((), bool),
@@ -66,6 +68,7 @@ def init_pending(params: Tree, has_momentum: bool) -> Pending:
         extrapolated=_tree.zeros(params),
         previous=_tree.zeros(params) if has_momentum else None,
         previous_updates=_tree.zeros(params) if has_momentum else None,
+        expected=jnp.zeros((), _tree.scalar_dtype(params)) if expects else None,
     )
 
 
@@ -82,7 +85,8 @@ def settle(
     def form() -> tuple[Any, Scalar]:
         epsilon = _tree.subtract(raw, pending.extrapolated)
         y = difference(epsilon, pending.s, pending.extrapolated)
-        return update(curvature, pending.s, y, jnp.ones((), bool))
+        asked = {} if pending.expected is None else {"expected": pending.expected}
+        return update(curvature, pending.s, y, jnp.ones((), bool), **asked)
 
     # Not masked but conditional, as the direction reads what is stored here: XLA would fuse a
     # masked store into each of its readers, every time into a copy of the rings.

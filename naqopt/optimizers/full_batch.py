@@ -1,4 +1,4 @@
-"""BFGS, NAQ, MoQ and mNAQ: full-batch training, limited memory or dense.
+"""BFGS, NAQ and MoQ: full-batch training with a line search, limited memory or dense.
 
 Recipes of the core in `quasi_newton`, which tells how they differ.
 """
@@ -9,10 +9,16 @@ import optax
 
 from naqopt import _checks
 from naqopt.curvature import pairs
-from naqopt.optimizers._arguments import check_momentum, curvature_of, step_length_of
+from naqopt.curvature.broyden import BFGS
+from naqopt.optimizers._arguments import (
+    check_momentum,
+    curvature_of,
+    step_length_of,
+    window_of,
+)
 from naqopt.optimizers._differences import convergent_difference, plain_difference
 from naqopt.optimizers.quasi_newton import Method, transformation
-from naqopt.steps.line_search import armijo, explicit
+from naqopt.steps.line_search import armijo
 from naqopt.steps.schedules import Momentum
 
 
@@ -27,6 +33,7 @@ def _searching(
     two_gradients: bool,
     restart_window: int | None = None,
     store_grad: bool = False,
+    update: Any = BFGS,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the method with so many gradients a step whose step length is searched for."""
     _checks.flag(optimizer, "convergence_term", convergence_term)
@@ -35,7 +42,9 @@ def _searching(
     return transformation(
         Method(
             optimizer=optimizer,
-            curvature=curvature_of(optimizer, memory_size, None, history_dtype, pairs.newest_scale),
+            curvature=curvature_of(
+                optimizer, memory_size, None, history_dtype, pairs.newest_scale, update
+            ),
             two_gradients=two_gradients,
             step_length=step_length_of(optimizer, learning_rate, linesearch),
             learning_rate=learning_rate,
@@ -44,17 +53,10 @@ def _searching(
             normalize=False,
             scale_first=True,
             # Without a search no loss is known.
-            restart_window=_window(optimizer, restart_window if linesearch else None),
+            restart_window=window_of(optimizer, restart_window if linesearch else None),
             store_grad=store_grad,
         )
     )
-
-
-def _window(optimizer: str, restart_window: Any) -> int | None:
-    """Returns the number of losses that are kept, checked."""
-    if restart_window is None:
-        return None
-    return _checks.size(optimizer, "restart_window", restart_window)
 
 
 def bfgs(
@@ -65,6 +67,7 @@ def bfgs(
     convergence_term: bool = False,
     history_dtype: Any = None,
     store_grad: bool = False,
+    update: str = BFGS,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Limited-memory BFGS (dense with `memory_size=None`).
 
@@ -96,6 +99,8 @@ def bfgs(
       store_grad: whether value and gradient at the new params are kept in the state, where
         `optax.value_and_grad_from_state` finds them. For deterministic losses alone: with another
         batch they would be another loss's.
+      update: "bfgs", or "dfp", "ssbfgs", "ssbroyden" with the dense matrix alone, see
+        `naqopt.ssbroyden` (default: the papers').
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. With a line search its `update` needs the extra
@@ -147,6 +152,7 @@ def bfgs(
         history_dtype,
         two_gradients=False,
         store_grad=store_grad,
+        update=update,
     )
 
 
@@ -159,6 +165,7 @@ def naq(
     convergence_term: bool = False,
     restart_window: int | None = 1,
     history_dtype: Any = None,
+    update: str = BFGS,
 ) -> optax.GradientTransformationExtraArgs:
     r"""NAQ and LNAQ: BFGS with Nesterov's accelerated gradient, limited memory or dense.
 
@@ -211,6 +218,7 @@ def naq(
       restart_window: M ≥ 1 losses (default: by measuring, above); None for the papers' method.
         Without a line search it is off.
       history_dtype: as in `naqopt.bfgs`.
+      update: as in `naqopt.bfgs`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` that is called as `naqopt.bfgs`'s, takes `grad_fn`,
@@ -260,6 +268,7 @@ def naq(
         history_dtype,
         two_gradients=True,
         restart_window=restart_window,
+        update=update,
     )
 
 
@@ -272,6 +281,7 @@ def moq(
     convergence_term: bool = False,
     restart_window: int | None = 5,
     history_dtype: Any = None,
+    update: str = BFGS,
 ) -> optax.GradientTransformationExtraArgs:
     r"""MoQ and LMoQ: NAQ at one gradient a step, limited memory or dense.
 
@@ -296,6 +306,7 @@ def moq(
       restart_window: as in `naqopt.naq`; here the step goes on from w with the gradient there
         (default: 100 runs ended with 5, 10 and 20, 99 with 1).
       history_dtype: as in `naqopt.bfgs`.
+      update: as in `naqopt.bfgs`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` that is called as `naqopt.bfgs`'s. Transformations
@@ -341,92 +352,5 @@ def moq(
         history_dtype,
         two_gradients=False,
         restart_window=restart_window,
-    )
-
-
-def mnaq(
-    *,
-    momentum: Momentum = 0.9,
-    memory_size: int | None = 10,
-    restart_window: int | None = 5,
-    history_dtype: Any = None,
-) -> optax.GradientTransformationExtraArgs:
-    r"""Modified NAQ (mNAQ, amNAQ): an explicit step length in place of the line search.
-
-    All as in `naqopt.naq`, with the term :math:`\xi s`, and
-
-    .. math::
-      \alpha = \begin{cases}
-      1 & \text{if } E(\hat w + d) \le E(\hat w) + 10^{-3}\, \hat g^\top d, \\
-      -\delta\, \hat g^\top d / (L \lVert d \rVert^2) & \text{otherwise}
-      \end{cases}
-
-    where :math:`L = 100 \lVert y \rVert / \lVert s \rVert` of the pair stored last (1 before the
-    first) and :math:`\delta = 10^{-4}` (:math:`10^{-7}` where :math:`\lVert d \rVert > 1000`). The
-    dense matrix starts from :math:`\gamma = s^\top \varepsilon / y^\top y` of the first pair, or
-    :math:`s^\top y / y^\top y` where that is not positive.
-
-    **The params are the look-ahead point** :math:`w + \mu v`; `naqopt.eval_params(state, params)`
-    gives :math:`w`.
-
-    Args:
-      momentum: μ in [0, 1), or a schedule of the number of steps taken before;
-        `naqopt.schedules.nesterov_momentum()` makes it amNAQ, 0 mBFGS (default: one of the paper's,
-        which takes 0.8 to 0.95).
-      memory_size: m ≥ 1, curvature pairs kept; None for the dense matrix of d × d numbers, up to 4
-        GiB, which is the paper's.
-      restart_window: as in `naqopt.naq`.
-      history_dtype: as in `naqopt.bfgs`.
-
-    Returns:
-      An `optax.GradientTransformationExtraArgs` that is called as `naqopt.naq`'s.
-
-    Raises:
-      ValueError: for a number out of range, or a dense matrix of more than 4 GiB; by `update` as
-        `naqopt.bfgs`.
-      TypeError: for a `memory_size` that is no int, and complex or integer params.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, naqopt, optax
-      >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, -2.0])) ** 4)
-      >>> params = jnp.zeros(2)
-      >>> tx = naqopt.mnaq(memory_size=None)
-      >>> state = tx.init(params)
-      >>> @jax.jit
-      ... def step(params, state):
-      ...   value, grad = jax.value_and_grad(loss)(params)
-      ...   updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
-      ...   return optax.apply_updates(params, updates), state
-      >>> for _ in range(200):
-      ...   params, state = step(params, state)
-      >>> print(f"{loss(naqopt.eval_params(state, params)):.4f}")
-      0.0000
-
-    References:
-      Indrapriyadarsini, Mahboubi, Ninomiya and Asai, *Implementation of a modified Nesterov's
-      Accelerated quasi-Newton Method on Tensorflow*, ICMLA 2018, 1147-1154
-      (`arXiv:1910.09158 <https://arxiv.org/abs/1910.09158>`_).
-
-    Costs two gradients a step, the caller's included, and one loss; 2 m + 1 copies of the params
-    (21 by default), d + 1 with the dense matrix. Not for mini-batches: take `naqopt.onaq`. Not for
-    float32 to high accuracy: explicit steps may be so short that they vanish in the rounding of the
-    params, and the run stands still (of 15 long runs one so at a bad point, none in float64). Under
-    `optax.inject_hyperparams` name `memory_size`, `restart_window`, `history_dtype` and a momentum
-    schedule static.
-    """
-    check_momentum("mnaq", momentum)
-    return transformation(
-        Method(
-            optimizer="mnaq",
-            curvature=curvature_of("mnaq", memory_size, None, history_dtype, pairs.newest_scale),
-            two_gradients=True,
-            step_length=explicit(),
-            learning_rate=None,
-            momentum=momentum,
-            difference=convergent_difference,
-            normalize=False,
-            scale_first=True,
-            plain_first_scale=True,
-            restart_window=_window("mnaq", restart_window),
-        )
+        update=update,
     )

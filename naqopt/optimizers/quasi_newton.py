@@ -145,7 +145,13 @@ def _direction(
 
 
 def _pair(
-    method: Method, curvature: Any, number: Any, ends: tuple[Tree, Tree], s: Tree, accept: Scalar
+    method: Method,
+    curvature: Any,
+    number: Any,
+    ends: tuple[Tree, Tree],
+    s: Tree,
+    accept: Scalar,
+    expected: Scalar | None,
 ) -> tuple[Any, Any, dict[str, Scalar]]:
     """Forms the pair of this very step, from the gradients at its ends ŵ and w⁺."""
     g, g_next = ends
@@ -155,7 +161,8 @@ def _pair(
     if method.plain_first_scale:
         plain = _tree.dot(s, epsilon)
         numerator = jnp.where(plain > 0, plain, _tree.dot(s, y))
-    curvature, stored = method.curvature.update(curvature, s, y, accept, numerator)
+    asked = {} if expected is None else {"expected": expected}
+    curvature, stored = method.curvature.update(curvature, s, y, accept, numerator, **asked)
     number = method.step_length.learn(number, s, y, stored)
     return curvature, number, {"pairs_stored": stored, "pairs_refused": accept & ~stored}
 
@@ -174,7 +181,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             momentum=jnp.array(mu) if method.ahead else None,
             velocity=_tree.zeros(params) if has_momentum else None,
             curvature=method.curvature.init(params),
-            pending=None if method.two_gradients else init_pending(params, has_momentum),
+            pending=None
+            if method.two_gradients
+            else init_pending(params, has_momentum, method.curvature.asks_expected),
             step_length=method.step_length.init(dtype),
             losses=None
             if method.restart_window is None
@@ -292,6 +301,13 @@ def _step(
         # A step that vanishes in the rounding of the params would be repeated for ever.
         refused = refused | ((step_size * length != 0) & _tree.is_zero(s))
 
+    expected = None
+    if method.curvature.asks_expected:
+        # s = −α H ĝ and so sᵀBs = −α sᵀĝ, unless H ĝ was not finite and another direction taken:
+        # then a negative number, with which a pair is refused.
+        expected = -(step_size * _tree.dot(s, g).astype(dtype))
+        expected = jnp.where(jnp.isfinite(norm) & jnp.isfinite(expected), expected, -1)
+
     loss_next = choice.loss
     if method.two_gradients:
         g_next = choice.gradient
@@ -304,7 +320,7 @@ def _step(
             # A search has seen to it that the loss does not rise; an explicit step has not.
             refused = refused | ~(loss_next <= jnp.maximum(jnp.max(state.losses), here))
         ends, formed = (extrapolated, _tree.cast_as(point, g_next)), taken & ~refused & ~restarts
-        curvature, number, events = _pair(method, curvature, number, ends, s, formed)
+        curvature, number, events = _pair(method, curvature, number, ends, s, formed, expected)
 
     # A refused step leads back to w and stops there, and the pairs go. Where a momentum whose
     # look-ahead point the params are restarts, the step does no more than lead back.
@@ -332,6 +348,7 @@ def _step(
             previous_updates=_tree.choose((~skips, updates), (skips, pending.previous_updates))
             if behind
             else None,
+            expected=None if expected is None else _tree.where(taken, expected, pending.expected),
         )
     stored = state.stored
     if stored is not None:
