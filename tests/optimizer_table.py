@@ -225,7 +225,14 @@ ROWS = [
         searches=True,
         rounding=100.0,  # where a is large and b ≈ 1 the matrix follows b a times as fast
     ),
-    _quasi_newton("naq", naqopt.naq, {"learning_rate": 1.0, "momentum": 0.5}, 2, searches=True),
+    _quasi_newton(
+        "naq",
+        naqopt.naq,
+        {"learning_rate": 1.0, "momentum": 0.5},
+        2,
+        searches=True,
+        rounding=10.0,  # a search that ends one trial earlier, a restart a step later
+    ),
     _quasi_newton(
         "naq_dense",
         naqopt.naq,
