@@ -218,31 +218,38 @@ def squared_norm(tree: Tree) -> Scalar:
     return dot(tree, tree)
 
 
-# Powers of two by which numbers are scaled so that no square of a finite one overflows.
-_SHRINKS = {"float32": 2.0**-80, "float64": 2.0**-600}
-
-
-def _shrunk(tree: Tree) -> Tree:
-    """Returns a tree in at least float32 so small that its squares can be summed."""
-    return jax.tree.map(lambda x: x * jnp.asarray(_SHRINKS[x.dtype.name], x.dtype), widen(tree))
+def _none(conditions: Tree) -> Scalar:
+    """Returns whether a condition holds for no coordinate of a tree."""
+    counts = [[jnp.sum(x.astype(jnp.float32))] for x in jax.tree.leaves(conditions)]
+    return _total(counts)[0] == 0 if counts else jnp.ones((), bool)
 
 
 def is_finite(tree: Tree) -> Scalar:
     """Returns whether every coordinate is finite."""
-    return jnp.isfinite(squared_norm(_shrunk(tree)))
+    return _none(jax.tree.map(lambda x: ~jnp.isfinite(x), tree))
 
 
 def is_zero(tree: Tree) -> Scalar:
-    """Returns whether every coordinate of a tree in at least float32 is 0, however short it is."""
-    enlarged = jax.tree.map(lambda x: x / jnp.asarray(_SHRINKS[x.dtype.name], x.dtype), tree)
-    return ~(squared_norm(enlarged) > 0)
+    """Returns whether every coordinate is 0, however short the tree is."""
+    return _none(jax.tree.map(lambda x: x != 0, tree))
+
+
+# Below the first a square is nothing beside a sum that overflows; by the second numbers are scaled
+# so that no square of a finite one overflows.
+_LARGE = {"float32": (2.0**32, 2.0**-80), "float64": (2.0**300, 2.0**-600)}
 
 
 def norm(tree: Tree) -> Scalar:
-    """Returns ‖tree‖, also where its square overflows: then that of the shrunk tree, enlarged."""
-    shrunk = _shrunk(tree)
-    squared, small = dots((tree, tree), (shrunk, shrunk))
-    enlarged = jnp.sqrt(small) / jnp.asarray(_SHRINKS[small.dtype.name], small.dtype)
+    """Returns ‖tree‖, also where its square overflows: then that of what is large in it."""
+
+    def shrunk(x: jax.Array) -> jax.Array:
+        limit, factor = (jnp.asarray(c, x.dtype) for c in _LARGE[x.dtype.name])
+        # Not all numbers times the factor: XLA makes x² c² of (x c)², and c² is 0. NaN is large.
+        return jnp.where(jnp.abs(x) <= limit, 0, x * factor)
+
+    large = jax.tree.map(shrunk, widen(tree))
+    squared, small = dots((tree, tree), (large, large))
+    enlarged = jnp.sqrt(small) / jnp.asarray(_LARGE[small.dtype.name][1], small.dtype)
     return jnp.where(jnp.isfinite(squared), jnp.sqrt(squared), enlarged)
 
 

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import naqopt
 from naqopt import _tree
 
 NUMBERS = [0.0, -0.0, 1.5, -3e4, np.inf, -np.inf, np.nan]
@@ -81,3 +83,54 @@ def test_a_choice_among_arrays_leaves_no_selection_to_compile():
     text = jax.jit(function).lower(*shapes).compile().as_text()
     assert "pred[64]" not in text
     assert " and(" in text
+
+
+TINY = {"float32": 1e-30, "float64": 1e-200}
+HUGE = {"float32": 1e25, "float64": 1e200}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_zero_finite_and_norm_where_squares_are_neither(dtype, size, x64):
+    """Compiled, and with zeros beside: 0 times a square that has overflown is no number."""
+
+    @jax.jit
+    def seen(x):
+        tree = [(x, jnp.zeros(2, dtype)), jnp.ones((2, 2), dtype) * x[0]]
+        return _tree.is_zero(tree), _tree.is_finite(tree), _tree.norm(tree)
+
+    def vector(first):
+        return np.concatenate([[first], np.zeros(size - 1)]).astype(dtype)
+
+    for scale, zero in ((0.0, True), (TINY[dtype], False), (1.0, False), (HUGE[dtype], False)):
+        found = seen(vector(scale))
+        assert bool(found[0]) is zero
+        assert bool(found[1])
+        if scale != TINY[dtype]:  # whose square is 0
+            np.testing.assert_allclose(found[2], 5**0.5 * scale, rtol=1e-5)
+    for bad in (np.nan, np.inf, -np.inf):
+        found = seen(vector(bad))
+        assert not found[0]
+        assert not found[1]
+        assert not np.isfinite(found[2])
+
+
+def test_a_param_that_does_not_matter_stops_nothing(x64):
+    """Its coordinate of every step is 0."""
+    for tx in (naqopt.bfgs(), naqopt.naq(), naqopt.moq(), naqopt.lsr1(), naqopt.sr1n()):
+
+        def loss(params):
+            return jnp.sum((params["used"] - 1) ** 2)
+
+        @jax.jit
+        def step(params, state, tx=tx, loss=loss):
+            value, grad = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+            return optax.apply_updates(params, updates), state
+
+        params = {"used": jnp.zeros((20, 3)), "unused": jnp.zeros(1)}
+        state = tx.init(params)
+        for _ in range(3):
+            params, state = step(params, state)
+        assert naqopt.diagnostics(state)["steps_refused"] == 0
+        assert loss(naqopt.eval_params(state, params)) < 60
