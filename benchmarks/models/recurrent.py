@@ -86,11 +86,8 @@ class LSTM(nnx.Module):
         input_init: Initializer,
         recurrent_init: Initializer,
     ):
-        def gates(init: Initializer, rows: int) -> jax.Array:
-            return jnp.concatenate([init(rngs.params(), (rows, hidden)) for _ in range(4)], axis=1)
-
-        self.input_kernel = nnx.Param(gates(input_init, features))
-        self.recurrent_kernel = nnx.Param(gates(recurrent_init, hidden))
+        self.input_kernel = nnx.Param(_gates(4, input_init, rngs, features, hidden))
+        self.recurrent_kernel = nnx.Param(_gates(4, recurrent_init, rngs, hidden, hidden))
         self.bias = nnx.Param(jnp.zeros((4 * hidden,)))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -140,11 +137,8 @@ class GRU(nnx.Module):
         input_init: Initializer,
         recurrent_init: Initializer,
     ):
-        def gates(init: Initializer, rows: int) -> jax.Array:
-            return jnp.concatenate([init(rngs.params(), (rows, hidden)) for _ in range(3)], axis=1)
-
-        self.input_kernel = nnx.Param(gates(input_init, features))
-        self.recurrent_kernel = nnx.Param(gates(recurrent_init, hidden))
+        self.input_kernel = nnx.Param(_gates(3, input_init, rngs, features, hidden))
+        self.recurrent_kernel = nnx.Param(_gates(3, recurrent_init, rngs, hidden, hidden))
         self.bias = nnx.Param(jnp.zeros((3 * hidden,)))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -231,3 +225,8 @@ def _project(inputs: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array
     """Returns W x + b for all time steps by one product."""
     time, batch, features = inputs.shape
     return (inputs.reshape(time * batch, features) @ kernel + bias).reshape(time, batch, -1)
+
+
+def _gates(count: int, init: Initializer, rngs: nnx.Rngs, rows: int, hidden: int) -> jax.Array:
+    """Returns the weights of so many gates side by side, each drawn by itself."""
+    return jnp.concatenate([init(rngs.params(), (rows, hidden)) for _ in range(count)], axis=1)
