@@ -107,7 +107,8 @@ def train(tx, params, state, mesh, steps=10):
 
 
 def assert_trained_as_on_one_device(row, params):
-    chex.assert_trees_all_close(params, after(plain_run(row)[2], 10), rtol=1e-4, atol=1e-5)
+    close = {"rtol": 1e-4 * row.rounding, "atol": 1e-5 * row.rounding}
+    chex.assert_trees_all_close(params, after(plain_run(row)[2], 10), **close)
 
 
 @EACH_TREE_ROW

@@ -61,12 +61,16 @@ def test_twenty_thousand_steps(row, dtype):
     if row.pairs_formed is not None:
         assert int(events) == row.pairs_formed(STEPS)
     else:
-        # The last pair may still wait, and a refused or rejected step may form none.
-        without = int(state.info.steps_refused) + int(state.info.steps_rejected)
-        assert int(events) >= STEPS - 1 - without
+        # The last pair may still wait; where a step is refused or rejected, a search fails or the
+        # momentum begins anew there may be none.
+        info = state.info
+        without = info.steps_refused + info.steps_rejected
+        without += info.searches_failed + info.momentum_restarts
+        assert int(events) >= STEPS - 1 - int(without)
     final = np.median(losses[-1000:])
-    if row.searches and dtype == "bfloat16":
-        # With 8 bits a line search may soon find no decrease, and the run stands still.
+    if row.searches and (dtype == "bfloat16" or row.name == "ssbroyden_dense"):
+        # With 8 bits a line search may soon find no decrease, and the run stands still. The same
+        # where the matrix is scaled by the noise of other batches: it is for full batches.
         bound = 1.1 * total_loss(init_params())
         if row.name == "moq" and final >= bound:
             # Its momentum goes on where searches fail. Whether it comes to that is rounding.

@@ -92,10 +92,13 @@ def summary(content: Content, kinds: Mapping[str, Sequence[Problem]]) -> list[di
                 lasts = [*map(records.number, columns["loss"])]
                 enough = problem.minimum + EXCESS * max(1.0, abs(problem.minimum))
                 found += sum(last <= enough for last in lasts)
-                firsts = [float(problem.function(start)) for start in problem.starts(starts)]
+                # To as many digits as the last losses are kept with.
+                firsts = [
+                    records.rounded(float(problem.function(start)))
+                    for start in problem.starts(starts)
+                ]
                 row["above"] += sum(
-                    not last <= first + 1e-12 * abs(first)
-                    for first, last in zip(firsts, lasts, strict=True)
+                    not last <= first for first, last in zip(firsts, lasts, strict=True)
                 )
                 row["runs"] += starts
                 if kind == "functions":

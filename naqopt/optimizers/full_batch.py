@@ -187,20 +187,18 @@ def naq(
     Nothing in the papers compares :math:`E(\hat w)` with :math:`E(w)`, so that momentum can carry a
     run away. Here, where the loss at :math:`\hat w` is above the last `restart_window` ones at
     :math:`w`, or not finite, the step only leads back to :math:`w`, and the momentum begins anew.
-    Measured with ξ / without: runs that end of 100 on 20 standard test functions, minima found of
-    20 on hard least-squares problems, error × 10³ on function modelling (dense, 15 runs) and on
-    Levy's function (m = 10, 3 runs):
+    Measured without / with ξ by `python -m benchmarks run restarts`, in 10 pairs: of 100 runs on 20
+    standard test functions those that end, and their evaluations, median; of 50 runs on ten hard
+    least-squares problems those that find the lowest value; of all these and five of a cluster of
+    13 atoms those that end above their start:
 
-    ====  ========  =============  ==================  ===========
-    M     ended     least squares  function modelling  Levy
-    ====  ========  =============  ==================  ===========
-    None  92 / 80   9 / 8          2.25 / 58.6         14.2 / 11.6
-    1     95 / 100  10 / 16        1.35 / 10.2         14.5 / 11.9
-    5     95 / 100  12 / 15        3.72 / 12.7         14.2 / 11.2
-    20    95 / 100  11 / 15        2.60 / 11.3
-    ====  ========  =============  ==================  ===========
-
-    With None up to 18 of 100 runs end above their start, with a number none.
+    ====  =========  ===========  =============  ======
+    M     ended      evaluations  least squares  above
+    ====  =========  ===========  =============  ======
+    None  81 / 92    190 / 212    15 / 23        25 / 1
+    1     100 / 95   115 / 132    47 / 32        0 / 0
+    5     100 / 95   135 / 172    47 / 34        0 / 0
+    ====  =========  ===========  =============  ======
 
     **The params are the look-ahead point** :math:`\hat w`; `naqopt.eval_params(state, params)`
     gives :math:`w`.
@@ -304,7 +302,7 @@ def moq(
         runs on standard test functions 100 ended without, 95 with it; dense, on small networks it
         is better with it, as in `naqopt.naq`.
       restart_window: as in `naqopt.naq`; here the step goes on from w with the gradient there
-        (default: 100 runs ended with 5, 10 and 20, 99 with 1).
+        (default: of 100 runs 100 ended with 5 and 99 with 1, see `naqopt.naq`).
       history_dtype: as in `naqopt.bfgs`.
       update: as in `naqopt.bfgs`.
 
