@@ -88,7 +88,7 @@ RUNS = {
     "sr1n_half": _momentum("sr1n", 4, momentum=0.5),
     "sr1n_term": _momentum("sr1n", 0, convergence_term=True),
     "sr1n_scale": _momentum("sr1n", 2, initial_scale=0.3),
-    "sr1n_dense_scale": _momentum("sr1n", 134, None, initial_scale=0.1, initial_radius=None),
+    "sr1n_dense_scale": _momentum("sr1n", 172, None, initial_scale=0.3, initial_radius=None),
     "sr1n_radius": _momentum("sr1n", 11, initial_radius=None),
     "sr1n_rule": _momentum("sr1n", 2, radius_rule=_RULE),
     "sr1n_clipped": _momentum("sr1n", 18, clip_norm=0.3),
