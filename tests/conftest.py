@@ -10,14 +10,12 @@ import pytest
 # XLA reads its flags once, on JAX's import. The sharding tests run on eight simulated devices.
 _FLAGS = {"xla_force_host_platform_device_count": 8}
 if "NAQOPT_QUICK_COMPILATION" in os.environ:
-    # Compiling takes most of the tests' time, and on a CPU five sixths of it go into making each
+    # Compiling takes most of the tests' time, and on a CPU three quarters of it go into making each
     # kernel a module of its own and into -O3. These change machine code only, not the program that
-    # XLA makes of ours. With AVX -O0 makes NaN of a finite gradient in one of aSNAQ's steps. Nor is
-    # a module split among threads: each of two processes has one core.
+    # XLA makes of ours. Nor is a module split among threads: each of two processes has one core.
     _FLAGS |= {
         "xla_cpu_use_fusion_emitters": "false",
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_max_isa": "SSE4_2",
+        "xla_backend_optimization_level": 2,
         "xla_cpu_parallel_codegen_split_count": 1,
     }
 _GIVEN = os.environ.get("XLA_FLAGS", "")

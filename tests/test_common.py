@@ -1,6 +1,6 @@
 """What every optimizer has to do by itself; `optimizer_table.ROWS` is the table of them.
 
-Wrappers, and devices and memory, have test files of their own.
+Dtypes, wrappers, and devices and memory, have test files of their own.
 """
 
 import collections

@@ -1,7 +1,4 @@
-"""The dtypes of params, state and updates, for every optimizer of `optimizer_table.ROWS`.
-
-A file of its own because the quick compiler (see `conftest.py`) cannot convert float16.
-"""
+"""The dtypes of params, state and updates, for every optimizer of `optimizer_table.ROWS`."""
 
 import functools
 
