@@ -16,7 +16,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	touch $@
 
-# The main job: a recurrent network learns MNIST row by row with aSNAQ, adaQN, Adam and Adagrad.
+# The main job: a recurrent network learns MNIST row by row with aSNAQ, adaQN, Adagrad and Adam (twice).
 demo: .venv/.examples
 	$(BIN)/python -m benchmarks run mnist-rows --quick --out demo
 
