@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from optimizer_table import ROWS, enable_x64, init_params, transformation
+from optimizer_table import ROWS, enable_x64, init_params, transformation, types
 
 import naqopt
 
@@ -29,10 +29,6 @@ CASES = {row.name: lambda row=row: transformation(row) for row in ROWS} | MORE
 def loss(params):
     """Without a promotion of its own."""
     return jnp.mean(jnp.stack([jnp.mean(jnp.square(leaf - 1)) for leaf in params.values()]))
-
-
-def types(tree):
-    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
 def step(tx, params, state):
