@@ -21,17 +21,16 @@ demo: .venv/.examples
 	$(BIN)/python -m benchmarks run mnist-rows --quick --out demo
 
 # CI's tests; `make test-full` adds those marked slow, and the listings once more as users compile
-# them. What is compiled quickly (see tests/conftest.py) leaves out one file: that compiler makes NaN
-# of Adam on a network with batch normalization.
-QUICKLY := NAQOPT_QUICK_COMPILATION=1 $(PYTEST) --ignore=tests/test_benchmark_experiments.py
-BY_DEFAULT := $(PYTEST) tests/test_benchmark_experiments.py
+# them. What is compiled quickly (see tests/conftest.py) leaves out what that compiler gets wrong.
+QUICKLY := NAQOPT_QUICK_COMPILATION=1 $(PYTEST)
 
 test: .venv/.examples .venv/.test
-	$(QUICKLY) -m "not slow"
-	$(BY_DEFAULT) -m "not slow"
+	$(QUICKLY) -m "not slow and not default_compiler"
+	$(PYTEST) -m "not slow and default_compiler"
 test-full: .venv/.examples .venv/.test
-	$(QUICKLY)
-	$(BY_DEFAULT) tests/test_adaptive.py tests/*_listings.py
+	$(QUICKLY) -m "not default_compiler"
+	$(PYTEST) -m "default_compiler"
+	$(PYTEST) -m "not default_compiler" tests/test_adaptive.py tests/*_listings.py
 
 lint: .venv/.examples .venv/.test .venv/.lint
 	$(BIN)/ruff format --check .

@@ -24,10 +24,11 @@ from optimizer_table import (
 
 import naqopt
 
+pytestmark = pytest.mark.default_compiler
+
 BFLOAT16, FLOAT16, FLOAT32, FLOAT64 = "bfloat16", "float16", "float32", "float64"
 MIXED = {"bias": BFLOAT16, "gain": FLOAT16, "weight": FLOAT32}
 MIXED_WIDE = {"bias": FLOAT32, "gain": BFLOAT16, "weight": FLOAT64}
-
 
 NARROW = {BFLOAT16: BFLOAT16, FLOAT16: FLOAT16, FLOAT32: FLOAT32, "mixed": MIXED}
 WIDE = {FLOAT64: FLOAT64, "mixed_wide": MIXED_WIDE}

@@ -145,6 +145,7 @@ def test_the_radius_ends_at_its_bounds_and_comes_back(tx, x64):
     assert float(state.radius) > 0.01
 
 
+@pytest.mark.default_compiler
 def test_the_radius_does_not_overflow():
     """Of a loss without a minimum, which falls as the model predicts for ever."""
     tx = naqopt.lsr1()

@@ -10,9 +10,11 @@ import naqopt
 from naqopt import _tree
 
 NUMBERS = [0.0, -0.0, 1.5, -3e4, np.inf, -np.inf, np.nan]
+FLOAT16 = pytest.param("float16", marks=pytest.mark.default_compiler)
+EACH_DTYPE = pytest.mark.parametrize("dtype", ["float32", "bfloat16", FLOAT16, "float64"])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@EACH_DTYPE
 @pytest.mark.parametrize("beside", [0, 1], ids=["alone", "with others"])
 def test_together_keeps_every_bit(dtype, beside, x64):
     number = jnp.asarray(NUMBERS, dtype)
@@ -34,7 +36,7 @@ def test_together_is_differentiated_as_the_identity():
     assert jnp.array_equal(jax.vmap(jax.grad(function))(jnp.array([3.0, -1.0])), [35.0, -2.0])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@EACH_DTYPE
 def test_choose_takes_the_bits_of_the_tree_whose_mask_is_set(dtype, x64):
     a, b = jnp.asarray(NUMBERS, dtype), jnp.full(len(NUMBERS), jnp.nan, dtype)
 
@@ -49,6 +51,7 @@ def test_choose_takes_the_bits_of_the_tree_whose_mask_is_set(dtype, x64):
         assert found.tobytes() == expected.tobytes()
 
 
+@pytest.mark.default_compiler
 def test_a_choice_between_dtypes_has_the_wider_of_them():
     """Of equal width too: their bits must not be mixed."""
     half, brain = jnp.full(3, 1.5, jnp.float16), jnp.full(3, 2.5, jnp.bfloat16)

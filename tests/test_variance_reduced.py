@@ -375,6 +375,7 @@ def test_full_gradients_of_another_dtype(x64):
             naqopt.snapshot(state, params, bad)
 
 
+@pytest.mark.default_compiler
 def test_a_full_gradient_of_narrow_params_may_be_wide():
     params = init_params(dtypes=jnp.bfloat16)
     state = naqopt.svrg().init(params)

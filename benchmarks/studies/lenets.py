@@ -9,6 +9,7 @@ from flax import nnx
 from benchmarks.models import convolutional
 from benchmarks.studies import classifiers
 from benchmarks.training.mini_batch_study import MiniBatchStudy
+from benchmarks.training.optimizers import BATCH_CHOICES, MEMORY_CHOICES, RADIUS_CHOICES
 from benchmarks.training.problem import Problem
 
 
@@ -165,6 +166,16 @@ def _scaled_batches(source: str, batch_size: int, epochs: int) -> MiniBatchStudy
 STUDIES = (
     *(_with_and_without_norm(images, norm) for images in _BUILDS for norm in (False, True)),
     *(_scaled_batches(images, *size) for images in _BUILDS for size in _BATCHES_AND_EPOCHS),
+    # The paper's figure 6, which has ResNet-20 on CIFAR-10 and 200 epochs.
+    MiniBatchStudy(
+        "mnist-lsr1-choices",
+        functools.partial(build_mnist, batch_norm=True, batch_size=128),
+        epochs=10,
+        quick_epochs=3,
+        seeds=1,
+        optimizers=("lsr1", *RADIUS_CHOICES, *MEMORY_CHOICES, *BATCH_CHOICES),
+        batch_sizes=BATCH_CHOICES,
+    ),
     MiniBatchStudy(
         "cifar-resnet20",
         build_resnet,

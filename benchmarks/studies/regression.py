@@ -9,6 +9,7 @@ from benchmarks.data import Dataset, measurements
 from benchmarks.models import perceptron
 from benchmarks.training import problem
 from benchmarks.training.mini_batch_study import MiniBatchStudy
+from benchmarks.training.optimizers import SVR_BY_MOMENTUM
 from benchmarks.training.problem import Problem
 
 
@@ -107,5 +108,17 @@ STUDIES = (
             equal_gradients=True,
         )
         for build, name, batch_size in _SIZES
+    ),
+    # The paper's figure 1: SVR-NAQ by its momentum.
+    *(
+        MiniBatchStudy(
+            f"wine-{batch_size}-momentum",
+            functools.partial(build_wine, batch_size=batch_size),
+            epochs=20,
+            quick_epochs=5,
+            seeds=5,
+            optimizers=SVR_BY_MOMENTUM,
+        )
+        for batch_size in (8, 32)
     ),
 )

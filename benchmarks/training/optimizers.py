@@ -87,9 +87,18 @@ def _online(label: str, make: Callable[..., Any], memory_size: int | None, **opt
     return Optimizer(label, make, 1.0, gradients, options, middle_rate=1.0, printed_rate=1.0)
 
 
-def _sr1n(max_momentum: float, **options: Any) -> optax.GradientTransformation:
-    """Returns SR1-N; its momentum is named by a number, so that it can stand in a file."""
-    return naqopt.sr1n(momentum=naqopt.schedules.nesterov_momentum(max_momentum), **options)
+def _accelerated(make: Callable[..., Any]) -> Callable[..., optax.GradientTransformation]:
+    """Returns SR1-N or MoSR1 with a momentum named by a number, so that it can stand in a file."""
+
+    def factory(max_momentum: float, **options: Any) -> optax.GradientTransformation:
+        return make(momentum=naqopt.schedules.nesterov_momentum(max_momentum), **options)
+
+    return factory
+
+
+def _lsr1(shrink: float, grow: float, **options: Any) -> optax.GradientTransformation:
+    """Returns L-SR1 by the factors of its radius."""
+    return naqopt.lsr1(radius_rule=naqopt.RadiusRule(shrink=shrink, grow=grow), **options)
 
 
 def _forgetful_bfgs(every: int, **options: Any) -> optax.GradientTransformationExtraArgs:
@@ -107,12 +116,23 @@ def _forgetful_bfgs(every: int, **options: Any) -> optax.GradientTransformationE
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def _svr(label: str, memory_size: int | None) -> Optimizer:
+def _svr(label: str, memory_size: int | None, **options: Any) -> Optimizer:
     """Returns a row for SVR-NAQ as its paper has it: α_0 = 1 and its schedule."""
-    options = {"memory_size": memory_size, "schedule": "a / sqrt(k)"}
+    options = {"memory_size": memory_size, "schedule": "a / sqrt(k)"} | options
     rates = {"middle_rate": 1.0, "printed_rate": 1.0}
     return Optimizer(label, naqopt.svr_naq, 1.0, 2, options, takes_snapshots=True, **rates)
 
+
+SVR_MOMENTA = (0.5, 0.8, 0.85, 0.95)  # 0.9 is the default
+ACCELERATED = {"memory_size": 8, "max_momentum": 0.9}
+# What the paper on L-SR1 varies in figure 6; its defaults are 0.5 and 2, m = 5 and batches of 128.
+RADIUS_CHOICES = {
+    f"lsr1-radius-{shrink:g}-{grow:g}": (shrink, grow)
+    for shrink, grow in ((0.2, 1.2), (0.2, 2.0), (0.5, 1.2), (0.8, 1.2), (0.8, 2.0))
+}
+# m = 8 is what the authors of L-SR1-N give both.
+MEMORY_CHOICES = {f"lsr1-memory-{m}": m for m in (2, 8, 10)}
+BATCH_CHOICES = {f"lsr1-batch-{size}": size for size in (512, 2048, 8192)}
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
     "adam": Optimizer("Adam", optax.adam, 0.00316, ours=False),
@@ -159,6 +179,8 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "olbfgs": _online("oLBFGS", naqopt.obfgs, 4),
     "olnaq": _online("oLNAQ", naqopt.onaq, 4),
     "olnaq-95": _online("oLNAQ, μ 0.95", naqopt.onaq, 4, momentum=0.95),
+    "onaq-plain": _online("oNAQ, not normalised", naqopt.onaq, None, normalize=False),
+    "olnaq-plain": _online("oLNAQ, not normalised", naqopt.onaq, 4, normalize=False),
     "onaq-80": _online("oNAQ, μ 0.8", naqopt.onaq, None, momentum=0.8),
     "olnaq-80": _online("oLNAQ, μ 0.8", naqopt.onaq, 4, momentum=0.8),
     "olmoq": _online("oLMoQ", naqopt.omoq, 4),
@@ -184,6 +206,11 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     ),
     "svr-naq": _svr("SVR-NAQ", None),
     "svr-lnaq": _svr("SVR-LNAQ", 4),
+    **{
+        f"svr-{kind}-{mu:g}": _svr(f"SVR-{kind.upper()}, μ {mu:g}", memory_size, momentum=mu)
+        for kind, memory_size in (("naq", None), ("lnaq", 4))
+        for mu in SVR_MOMENTA
+    },
     # The peers of the paper on L-SR1; what search its L-BFGS had is not said.
     "lbfgs-search": Optimizer("LBFGS, line search", naqopt.bfgs, None, 1, {"memory_size": 5}),
     "lbfgs-forgetting": Optimizer(
@@ -200,7 +227,26 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "adadelta": Optimizer("AdaDelta", optax.adadelta, 1.0, ours=False, middle_rate=1.0),
     "lsr1": Optimizer("L-SR1", naqopt.lsr1, None, 2),
     # As the authors have it on mini-batches: m = 8 and a momentum of at most 0.9.
-    "sr1n": Optimizer("L-SR1-N", _sr1n, None, 2, {"memory_size": 8, "max_momentum": 0.9}),
+    "sr1n": Optimizer("L-SR1-N", _accelerated(naqopt.sr1n), None, 2, ACCELERATED),
+    "mosr1": Optimizer("L-MoSR1", _accelerated(naqopt.mosr1), None, 1, ACCELERATED),
+    **{
+        name: Optimizer(
+            f"L-SR1, radius × {shrink:g} and {grow:g}",
+            _lsr1,
+            None,
+            2,
+            {"shrink": shrink, "grow": grow},
+        )
+        for name, (shrink, grow) in RADIUS_CHOICES.items()
+    },
+    **{
+        name: Optimizer(f"L-SR1, m {m}", naqopt.lsr1, None, 2, {"memory_size": m})
+        for name, m in MEMORY_CHOICES.items()
+    },
+    **{
+        name: Optimizer(f"L-SR1, b {size}", naqopt.lsr1, None, 2)
+        for name, size in BATCH_CHOICES.items()
+    },
 }
 
 # Rows that are compared with each other.
@@ -214,6 +260,11 @@ ASNAQ_VARIANTS = (
     "asnaq-single",
     "asnaq-single-backoff",
     "asnaq-single-backoff-rms",
+)
+SVR_BY_MOMENTUM = tuple(
+    name
+    for kind in ("naq", "lnaq")
+    for name in (f"svr-{kind}", *(f"svr-{kind}-{mu:g}" for mu in SVR_MOMENTA))
 )
 DENSE = ("obfgs", "onaq", "omoq")
 LIMITED = ("olbfgs", "olnaq", "olmoq")
