@@ -111,7 +111,7 @@ def speed(only: tuple[str, ...], out: Path | None, quick: bool) -> None:
 
     Every section is written as soon as it is measured, and an interrupted run goes on with the
     next. The names of the sections are compile, networks, arrays, memory, steps, direction,
-    temporaries, scaling and costs.
+    matrices, temporaries, scaling and costs.
     """
     from benchmarks import speed as measurements
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from benchmarks.speed import compiling, growth, vectors, whole_steps
+from benchmarks.speed import compiling, growth, matrices, vectors, whole_steps
 from benchmarks.speed.sizes import Sizes
 from benchmarks.speed.timing import Entry
 
@@ -74,6 +74,13 @@ SECTIONS: Mapping[str, Section] = {
         "The two-loop recursion with ten pairs against a plain reading of S and Y twice.",
         "ratio",
         vectors.directions,
+    ),
+    "matrices": Section(
+        "Dense matrices",
+        "Whole steps on a quadratic, of single compiled and donated steps, against multiplying the "
+        "matrix by a number in place.",
+        "ratio",
+        matrices.measure,
     ),
     "temporaries": Section(
         "Temporaries",

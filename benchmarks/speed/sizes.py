@@ -26,6 +26,7 @@ class Sizes:
       lengths: of the vectors over which steps are fitted.
       array_counts: numbers of arrays over which steps are fitted.
       costs: length of the vector on which costs are compared.
+      matrix: rows and columns of the dense matrices.
     """
 
     quick: bool
@@ -45,6 +46,7 @@ class Sizes:
     lengths: tuple[int, ...]
     array_counts: tuple[int, ...]
     costs: int
+    matrix: int
 
 
 FULL = Sizes(
@@ -66,6 +68,7 @@ FULL = Sizes(
     lengths=(10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000),
     array_counts=(1, 5, 20, 50, 100, 200, 500),
     costs=1_000_000,
+    matrix=4_000,
 )
 QUICK = Sizes(
     quick=True,
@@ -85,4 +88,5 @@ QUICK = Sizes(
     lengths=(10_000, 30_000, 100_000),
     array_counts=(1, 5, 20),
     costs=100_000,
+    matrix=1_000,
 )

@@ -156,8 +156,14 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         "optax.lbfgs", optax.lbfgs, 0.1, options={"linesearch": None}, ours=False, printed_rate=0.1
     ),
     "adaqn": Optimizer("adaQN", naqopt.adaqn, 0.0316),
-    "adaqn-eps": Optimizer("adaQN, ε 1e-8", naqopt.adaqn, 0.0316, options={"eps": 1e-8}),
-    "adaqn-monitored": Optimizer("adaQN, monitoring set", naqopt.adaqn, 0.0316, monitored=True),
+    "adaqn-eps": Optimizer("adaQN, ε 1e-4", naqopt.adaqn, 0.0316, options={"eps": 1e-4}),
+    "adaqn-monitored": Optimizer(
+        "adaQN, ε 1e-4, monitoring set",
+        naqopt.adaqn,
+        0.0316,
+        options={"eps": 1e-4},
+        monitored=True,
+    ),
     "asnaq": dataclasses.replace(_asnaq("aSNAQ"), printed_rate=0.01),
     "asnaq-eps": _asnaq("aSNAQ, ε 1e-8", eps=1e-8),
     "asnaq-backoff": _asnaq("aSNAQ, back-off", backoff=0.9),

@@ -19,6 +19,8 @@ class Curvature(NamedTuple):
       update: from a state, s, y and whether to accept them to the next state and whether the pair
         was stored. It must be finite and sᵀy > c ‖s‖ ‖y‖. Arguments more are the numerator of the
         γ that the first pair sets, where it is not sᵀy, and sᵀBs.
+      update_then_precondition: `update` and H⁺ g in one, where that saves a pass over the state;
+        from the arguments of `update`, g and γ to what both return.
       clear: from a state and a condition to the state that knows nothing where the condition holds.
       asks_expected: whether `update` needs sᵀBs, the curvature along s that the matrix expected.
     """
@@ -29,3 +31,4 @@ class Curvature(NamedTuple):
     update: Callable[..., tuple[Any, Scalar]]
     clear: Callable[[Any, Scalar], Any]
     asks_expected: bool = False
+    update_then_precondition: Callable[..., tuple[Any, Scalar, Tree]] | None = None

@@ -90,7 +90,13 @@ class _Scaled(NamedTuple):
 
 
 def _add_symmetric(matrix: Tree, a: Tree, b: Tree, scaled: _Scaled | None = None) -> Tree:
-    """Returns the matrix + a bᵀ + b aᵀ, or as `_Scaled` has it, in one pass."""
+    """Returns the matrix + a bᵀ + b aᵀ, or as `_Scaled` has it, in one pass.
+
+    The vectors are computed first, and not anew for each row of the matrix.
+    """
+    # The sign goes to one of the factors, as c is that of a square.
+    square = [] if scaled is None else [scaled.c, _tree.scale(scaled.sign, scaled.c)]
+    a, b, *square = _finished(a, b, *square)
 
     def outer(column: jax.Array, row: jax.Array) -> jax.Array:
         # Ranks are made equal, as strict modes of JAX ask.
@@ -104,14 +110,21 @@ def _add_symmetric(matrix: Tree, a: Tree, b: Tree, scaled: _Scaled | None = None
             a,
             b,
         )
-    # The sign goes to one of the factors, as c is that of a square.
-    flat_c, factor = scaled.sign * _tree.ravel(scaled.c), scaled.inverse_tau
+    c, signed = square
+    flat_c, (factor,) = _tree.ravel(signed), _tree.together(scaled.inverse_tau)
 
     def add(rows: jax.Array, x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
         added = outer(flat_a, y) + outer(flat_b, x) - outer(flat_c, z)
         return factor.astype(rows.dtype) * rows + added.astype(rows.dtype)
 
-    return jax.tree.map(add, matrix, a, b, scaled.c)
+    return jax.tree.map(add, matrix, a, b, c)
+
+
+def _finished(*trees: Tree) -> list[Tree]:
+    """Returns trees of one structure as they are, which nothing computes again where it reads."""
+    leaves, structure = zip(*map(jax.tree.flatten, trees), strict=True)
+    done = [_tree.together(*of_one) for of_one in zip(*leaves, strict=True)]
+    return [jax.tree.unflatten(structure[0], tree) for tree in zip(*done, strict=True)]
 
 
 def update(
@@ -124,7 +137,23 @@ def update(
     rule: str = broyden.BFGS,
     expected: Scalar | None = None,
 ) -> tuple[Dense, Scalar]:
-    """Returns the matrix after the pair (s, y), and whether it was usable.
+    """Returns the matrix after the pair (s, y), and whether it was usable; see `_update`."""
+    dense, stored, _ = _update(dense, s, y, accept, None, min_curvature, numerator, rule, expected)
+    return dense, stored
+
+
+def _update(
+    dense: Dense,
+    s: Tree,
+    y: Tree,
+    accept: Scalar,
+    g: Tree | None,
+    min_curvature: Any,
+    numerator: Scalar | None,
+    rule: str,
+    expected: Scalar | None,
+) -> tuple[Dense, Scalar, Tree | None]:
+    """Returns the matrix after the pair (s, y), whether it was usable, and H⁺ g if g is given.
 
     The update of `naqopt.curvature.broyden`, multiplied out, with ρ = 1/sᵀy and h = ρ yᵀH y::
 
@@ -134,11 +163,15 @@ def update(
     H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy. Where the gradient has not changed at all the
     pairs that made so short a step are forgotten.
 
+    H y and H g are of one pass over the matrix, and H⁺ g = H g/τ + ... by the same sum as H⁺, so
+    that a step reads H twice and writes it once.
+
     Args:
       dense: the matrix.
       s: the step.
       y: the difference of the gradients.
       accept: whether the pair is to be stored.
+      g: what H⁺ is to be multiplied with, if anything.
       min_curvature: as in `dense_matrix`.
       numerator: in place of sᵀy in the γ of the first pair.
       rule: one of `naqopt.curvature.broyden.UPDATES`.
@@ -154,7 +187,13 @@ def update(
     rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
     first = dense.size == 0
-    hy = _tree.where(first, _tree.scale(gamma, y), multiply(dense, y))
+    hg = None
+    if g is None:
+        hy = multiply(dense, y)
+    else:
+        hy, hg = _tree.history_sums((_tree.ravel(y), _tree.ravel(g)), dense.matrix)
+        hg = _tree.where(first, _tree.scale(gamma, g), hg)
+    hy = _tree.where(first, _tree.scale(gamma, y), hy)
     h = rho * _tree.dot(y, hy).astype(dtype)
     scaled, phi_by_tau = None, jnp.ones_like(h)
     if rule != broyden.BFGS:
@@ -191,9 +230,29 @@ def update(
             jnp.where(stored, scaled.sign, 0),
             _tree.choose((keep, scaled.c)),
         )
-    start = _begin(dense, gamma, stored & first)
+    begins, gamma = _tree.together(stored & first, gamma)
+    start = _begin(dense, gamma, begins)
     size = jnp.where(unchanged, 0, dense.size + stored.astype(jnp.int32))
-    return Dense(_add_symmetric(start, s, u, scaled), size), stored
+    product = None
+    if g is not None:
+        product = _product(hg, g, s, u, scaled)
+    return Dense(_add_symmetric(start, s, u, scaled), size), stored, product
+
+
+def _product(hg: Tree, g: Tree, s: Tree, u: Tree, scaled: _Scaled | None) -> Tree:
+    """Returns H⁺ g from H g, as `_add_symmetric` makes H⁺ from H."""
+    if scaled is None:
+        sg, ug = _tree.dots((s, g), (u, g))
+        return jax.tree.map(lambda p, x, y: p + (ug * x + sg * y).astype(p.dtype), hg, s, u)
+    sg, ug, cg = _tree.dots((s, g), (u, g), (scaled.c, g))
+    cg = scaled.sign * cg
+    return jax.tree.map(
+        lambda p, x, y, z: (scaled.inverse_tau * p + ug * x + sg * y - cg * z).astype(p.dtype),
+        hg,
+        s,
+        u,
+        scaled.c,
+    )
 
 
 def add_rank_one(dense: Any, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar) -> Any:
@@ -232,6 +291,22 @@ def dense_matrix(optimizer: str, min_curvature: Any, rule: str = broyden.BFGS) -
     ) -> tuple[Dense, Scalar]:
         return update(dense, s, y, accept, min_curvature, numerator, rule, expected)
 
+    def learn_then_precondition(
+        dense: Dense,
+        s: Tree,
+        y: Tree,
+        accept: Scalar,
+        g: Tree,
+        first_scale: Scalar,
+        expected: Scalar | None = None,
+    ) -> tuple[Dense, Scalar, Tree]:
+        g = _tree.widen(g)
+        dense, stored, product = _update(
+            dense, s, y, accept, g, min_curvature, None, rule, expected
+        )
+        known = _tree.where(dense.size > 0, product, _tree.scale(first_scale, g))
+        return dense, stored, known
+
     return Curvature(
         lambda params: init(optimizer, params),
         lambda dense: dense.matrix,
@@ -239,4 +314,5 @@ def dense_matrix(optimizer: str, min_curvature: Any, rule: str = broyden.BFGS) -
         learn,
         clear,
         asks_expected=rule in broyden.SELF_SCALED,
+        update_then_precondition=learn_then_precondition,
     )

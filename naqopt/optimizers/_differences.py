@@ -79,10 +79,15 @@ def settle(
     pending: Pending,
     raw: Tree,
     taken: Scalar,
-) -> tuple[Any, dict[str, Scalar]]:
-    """Forms the pair that waited for this gradient: y = ∇E(w⁺) − ĝ and what is added to it."""
+    product: Callable[[], Tree] | None = None,
+) -> tuple[Any, dict[str, Scalar], Tree | None]:
+    """Forms the pair that waited for this gradient: y = ∇E(w⁺) − ĝ and what is added to it.
 
-    def form() -> tuple[Any, Scalar]:
+    Where `update` returns a product with the new state as its third, `product` is that with the
+    present one, for steps without a pair.
+    """
+
+    def form() -> tuple[Any, ...]:
         epsilon = _tree.subtract(raw, pending.extrapolated)
         y = difference(epsilon, pending.s, pending.extrapolated)
         asked = {} if pending.expected is None else {"expected": pending.expected}
@@ -91,8 +96,14 @@ def settle(
     # Not masked but conditional, as the direction reads what is stored here: XLA would fuse a
     # masked store into each of its readers, every time into a copy of the rings.
     formed = taken & pending.waits
-    settled, stored = _tree.cond(formed, form, lambda: (curvature, jnp.zeros((), bool)))
-    return settled, {"pairs_stored": stored, "pairs_refused": formed & ~stored}
+
+    def keep() -> tuple[Any, ...]:
+        products = () if product is None else (product(),)
+        return curvature, jnp.zeros((), bool), *products
+
+    settled, stored, *products = _tree.cond(formed, form, keep)
+    events = {"pairs_stored": stored, "pairs_refused": formed & ~stored}
+    return settled, events, products[0] if products else None
 
 
 def extrapolate(pending: Pending, mu: Scalar, updates: Tree, raw: Tree) -> tuple[Tree, Tree]:

@@ -215,7 +215,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         pending = state.pending
         if pending is not None:
             update_pair, difference = method.curvature.update, method.difference
-            curvature, events = settle(update_pair, difference, curvature, pending, raw, taken)
+            curvature, events, _ = settle(update_pair, difference, curvature, pending, raw, taken)
 
         # ŵ and ĝ: `g` makes the step, `measured` of raw gradients the prediction and the pair.
         measured = raw

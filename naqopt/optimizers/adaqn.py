@@ -43,7 +43,7 @@ def adaqn(
     fisher_size: int = 100,
     cycle_length: int = 5,
     max_increase: float = 1.01,
-    eps: float = 1e-4,
+    eps: float = 1e-8,
     min_curvature: float = 1e-4,
     accumulator_decay: float | None = None,
     history_dtype: Any = None,
@@ -77,8 +77,10 @@ def adaqn(
       fisher_size: m_F ≥ 1, gradients kept (default: the paper's).
       cycle_length: L ≥ 1, steps between two pairs (default: the paper's).
       max_increase: γ ≥ 1, how far the loss may rise over a cycle (default: the paper's).
-      eps: ε > 0 in H0, in units of squared gradients (default: the paper's; the authors' code has
-        1.5e-8, and between 1e-4 and 1e-8 neither is ahead on counting and on digits by rows).
+      eps: ε > 0 in H0, in units of squared gradients (default: by measuring; the authors' code has
+        1.5e-8. Against 1e-4 the median loss is lower on counting, 0.49 and 1.21, and on characters,
+        1.82 and 1.85 by an RNN and 1.65 and 1.79 by an LSTM, and higher on rows of digits, 0.30 and
+        0.25; only on the LSTM the seeds do not overlap).
       min_curvature: c > 0 of the test of a pair, in units of an inverse curvature (default: the
         authors').
       accumulator_decay: β in [0, 1) for :math:`G \leftarrow \beta G + (1-\beta) g^2` in place of
@@ -90,10 +92,10 @@ def adaqn(
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update` needs the extra argument `value_fn`,
       the loss of this step's batch as a function of the params, or `monitor_fn`, a loss on a fixed
-      monitoring set as the paper has it (of one batch it restores two to four times as often and
-      ends higher on both tasks), and uses `grad`, the raw gradient at params, for F and G
-      where transformations in front have changed the updates. A gradient that is not finite changes
-      nothing but a counter in `naqopt.diagnostics`.
+      monitoring set as the paper has it (of one batch it restores as often to four times as often,
+      and ends higher on three of four tasks), and uses `grad`, the raw gradient at params, for F
+      and G where transformations in front have changed the updates. A gradient that is not finite
+      changes nothing but a counter in `naqopt.diagnostics`.
 
     Raises:
       ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a

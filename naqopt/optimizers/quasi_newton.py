@@ -19,6 +19,7 @@ for the gradient of the next step. Two gradients and a momentum: the params are 
 point ŵ = w + μv. The recipes stand in `full_batch` and `online`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -129,14 +130,18 @@ def _loss(method: Method, value_fn: Any, grad_fn: Any) -> Callable[[Tree], jax.A
     return _closures.loss(method.optimizer, "value_fn", value_fn)
 
 
+def _first_scale(method: Method, norm_g: Scalar) -> Scalar:
+    """Returns γ of H0 = γ I while no pair is stored."""
+    if not method.scale_first:
+        return jnp.ones_like(norm_g)
+    return jnp.where(norm_g > 0, 1 / jnp.where(norm_g > 0, norm_g, 1), 1)
+
+
 def _direction(
-    method: Method, curvature: Any, g: Tree, norm_g: Scalar, count: Scalar
+    method: Method, product: Tree, g: Tree, norm_g: Scalar, count: Scalar
 ) -> tuple[Tree, Scalar, Scalar, Scalar]:
     """Returns d = −H ĝ, normalised or not, times the rate; its length; ‖H ĝ‖ and the rate."""
-    first_scale = jnp.ones_like(norm_g)
-    if method.scale_first:
-        first_scale = jnp.where(norm_g > 0, 1 / jnp.where(norm_g > 0, norm_g, 1), 1)
-    product = _tree.cast_as(g, method.curvature.precondition(curvature, g, first_scale))
+    product = _tree.cast_as(g, product)
     norm = jnp.sqrt(_tree.squared_norm(product)).astype(norm_g.dtype)
     rate = 1.0 if method.learning_rate is None else method.learning_rate
     rate = schedules.evaluate("learning_rate", rate, count, norm.dtype)
@@ -242,9 +247,20 @@ def _step(
     line_loss = _closures.with_gradient(name, loss, grad_fn)
     curvature = state.curvature
     events: dict[str, Scalar] = {}
+    product = None
     if state.pending is not None:
-        update_pair, difference = method.curvature.update, method.difference
-        curvature, events = settle(update_pair, difference, curvature, state.pending, raw, taken)
+        update_pair: Callable[..., Any] = method.curvature.update
+        product_now = None
+        if method.curvature.update_then_precondition is not None and not behind:
+            # ĝ is here already: the pair and the direction are of one pass over the matrix.
+            scale = _first_scale(method, norm_g)
+            update_pair = functools.partial(
+                method.curvature.update_then_precondition, g=g, first_scale=scale
+            )
+            product_now = functools.partial(method.curvature.precondition, curvature, g, scale)
+        curvature, events, product = settle(
+            update_pair, method.difference, curvature, state.pending, raw, taken, product_now
+        )
 
     # ŵ and ĝ: `g` makes the direction, `extrapolated` of raw gradients the pair.
     extrapolated = raw
@@ -270,7 +286,10 @@ def _step(
         weight = jnp.where(state.count > 0, mu, 0)
         g, extrapolated = extrapolate(state.pending, weight, g, raw)
         norm_g = _tree.norm(g)
-    direction, length, norm, rate = _direction(method, curvature, g, norm_g, state.count)
+    if product is None:
+        scale = _first_scale(method, norm_g)
+        product = method.curvature.precondition(curvature, g, scale)
+    direction, length, norm, rate = _direction(method, product, g, norm_g, state.count)
 
     def loss_at_point() -> jax.Array:
         if here is not None:

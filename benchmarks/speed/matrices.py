@@ -1,0 +1,65 @@
+"""Steps with a dense matrix against reading and writing the matrix once."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+import naqopt
+from benchmarks.reports.progress import progress_bar
+from benchmarks.speed import stepping, tasks, timing
+from benchmarks.speed.calls import Call
+from benchmarks.speed.sizes import Sizes
+from benchmarks.speed.timing import Donating, Entry
+
+TARGET = 1.5  # times reading and writing the matrix once
+CALLS = (
+    Call("bfgs, dense", naqopt.bfgs, 1, options={"memory_size": None}),
+    Call("moq, dense", naqopt.moq, 1, options={"memory_size": None}),
+    Call("naq, dense", naqopt.naq, 2, options={"memory_size": None}),
+    Call("ssbfgs", naqopt.ssbfgs, 1),
+    Call("ssbroyden", naqopt.ssbroyden, 1),
+)
+ONE_PASS = ("bfgs, dense", "ssbfgs", "ssbroyden")  # whose pair and direction share a pass
+
+
+def measure(sizes: Sizes) -> list[Entry]:
+    """Times steps on a quadratic, whose loss costs nothing beside a matrix."""
+    found = []
+    with progress_bar("matrices", 2 * len(CALLS), unit="call") as bar:
+        for bits in (32, 64):
+            with jax.enable_x64(bits == 64):
+                for call in CALLS:
+                    found.append(_step(call, sizes, f"float{bits}"))
+                    bar.update()
+    return found
+
+
+def _step(call: Call, sizes: Sizes, dtype: str) -> Entry:
+    d = sizes.matrix
+    # In a loop XLA would copy the matrix of every step.
+    task = dataclasses.replace(tasks.quadratic(d), looped=False)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def rewrite(matrix: jax.Array) -> jax.Array:
+        return matrix * 1.0001
+
+    def several(matrix: jax.Array) -> jax.Array:
+        for _ in range(task.steps):
+            matrix = rewrite(matrix)
+        return matrix
+
+    turns = {
+        "step": stepping.steps(task, call),
+        "rewrite": Donating(several, jnp.full((d, d), 0.5), restarts=False),
+    }
+    times = timing.interleaved(turns, 3 * sizes.rounds)
+    return timing.ratio(
+        call.label,
+        f"{d:,} parameters, {dtype}",
+        times["step"],
+        times["rewrite"],
+        TARGET if call.label in ONE_PASS else None,
+        repeated=task.steps,
+    )
