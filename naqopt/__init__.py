@@ -2,6 +2,7 @@
 
 from naqopt.batches import full_gradient
 from naqopt.flatten import flatten
+from naqopt.inverse_hessian import InverseHessian, inverse_hessian
 from naqopt.optimizers.adaqn import adaqn
 from naqopt.optimizers.asnaq import asnaq
 from naqopt.optimizers.full_batch import bfgs, moq, naq
@@ -16,6 +17,7 @@ from naqopt.steps.line_search import armijo
 from naqopt.steps.trust_region import RadiusRule
 
 __all__ = [
+    "InverseHessian",
     "RadiusRule",
     "adaqn",
     "armijo",
@@ -25,6 +27,7 @@ __all__ = [
     "eval_params",
     "flatten",
     "full_gradient",
+    "inverse_hessian",
     "lsr1",
     "mnaq",
     "moq",

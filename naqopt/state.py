@@ -113,7 +113,7 @@ def _is_state(node: Any) -> bool:
     return isinstance(getattr(node, "info", None), Info)
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A state of this library and where it was found.
 
     Attributes:
@@ -131,16 +131,16 @@ def _is_found(node: Any) -> bool:
     return _is_state(node) or isinstance(node, FlattenState)
 
 
-def _find(tree: Any, path: str = "", layouts: tuple[Tree, ...] = ()) -> list[_Found]:
+def find_states(tree: Any, path: str = "", layouts: tuple[Tree, ...] = ()) -> list[Found]:
     """Returns the states of this library in a tree."""
     found = []
     for keys, node in jax.tree.leaves_with_path(tree, is_leaf=_is_found):
         here = path + jax.tree_util.keystr(keys, simple=True, separator="/")
         if _is_state(node):
-            found.append(_Found(here, layouts, node))
+            found.append(Found(here, layouts, node))
         elif isinstance(node, FlattenState):
             inner = f"{here}/inner_state/" if here else "inner_state/"
-            found += _find(node.inner_state, inner, (*layouts, node.layout))
+            found += find_states(node.inner_state, inner, (*layouts, node.layout))
     return found
 
 
@@ -181,8 +181,8 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
 
     Costs one pass over the params; nothing is stored.
     """
-    found = _find(state)
-    if not found and _find(params):
+    found = find_states(state)
+    if not found and find_states(params):
         raise ValueError(
             "naqopt.eval_params: the arguments are swapped; call eval_params(state, params)."
         )
@@ -302,7 +302,7 @@ def _takes_snapshots(node: Any) -> bool:
 
 def _takers(tree: Any) -> list[Any]:
     """Returns the states in a tree that take snapshots."""
-    return [found.state for found in _find(tree) if _takes_snapshots(found.state)]
+    return [found.state for found in find_states(tree) if _takes_snapshots(found.state)]
 
 
 def _take(tree: Any, params: Tree, full_grad: Tree) -> Any:
@@ -350,7 +350,7 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
 
     Costs nothing: the scalars are already in the state.
     """
-    found = _find(state)
+    found = find_states(state)
     if not found:
         raise ValueError(
             "naqopt.diagnostics: no state of a naqopt optimizer was found; pass the state that "

@@ -49,6 +49,7 @@ TINY = sizes.Sizes(
     lengths=(10, 20, 40),
     array_counts=(1, 2),
     costs=1000,
+    matrix=20,
 )
 
 
