@@ -48,7 +48,10 @@ def spoil(tree, kind, value, coordinate):
 
 @functools.cache
 def runs(row):
-    """All runs with one fault each: params, state and how many of the values passed were finite."""
+    """All runs with one fault each: params, counters, whether all that was passed was finite.
+
+    And whether the step with the fault only led back to the iterate, as the momentum restarted.
+    """
     tx = transformation(row)
 
     def one(kind, fault_step):
@@ -76,12 +79,16 @@ def runs(row):
             )
             params = optax.apply_updates(params, updates)
             finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), (params, state))
-            return (params, state), jnp.all(jnp.stack(jax.tree.leaves(finite)))
+            restarts = naqopt.diagnostics(state)["momentum_restarts"]
+            return (params, state), (jnp.all(jnp.stack(jax.tree.leaves(finite))), restarts)
 
         params = init_params()
         carry = (params, tx.init(params))
-        (params, state), finite = jax.lax.scan(body, carry, (jnp.arange(STEPS), stacked_batches()))
-        return naqopt.eval_params(state, params), naqopt.diagnostics(state), jnp.all(finite)
+        xs = jnp.arange(STEPS), stacked_batches()
+        (params, state), (finite, restarts) = jax.lax.scan(body, carry, xs)
+        restarted = jnp.diff(restarts, prepend=0)[fault_step] > 0
+        info = naqopt.diagnostics(state)
+        return naqopt.eval_params(state, params), info, jnp.all(finite), restarted
 
     kinds, steps = np.meshgrid(list(KINDS.values()), np.arange(STEPS), indexing="ij")
     ends = jax.jit(jax.vmap(one))(kinds.ravel(), steps.ravel())
@@ -90,17 +97,22 @@ def runs(row):
 
 @EACH_ROW
 def test_everything_stays_finite_after_every_step(row):
-    _, (_, _, finite) = runs(row)
+    _, (_, _, finite, _) = runs(row)
     assert finite.shape == (len(KINDS), STEPS)
     assert np.all(finite)
 
 
 @EACH_ROW
 def test_every_fault_is_counted(row):
-    kinds, (_, info, _) = runs(row)
-    skipped = np.isin(kinds, [1, 2]).astype(int)
-    bad_steps = ([3, 4] if row.gradients == 2 else []) + ([5, 6] if row.searches else [])
-    refused = np.isin(kinds, [] if row.rejects else bad_steps).astype(int)
+    kinds, (_, info, _, restarted) = runs(row)
+    # An Adagrad matrix could not hold the square of the last kind.
+    sums_squares = row.restores and row.gradients == 1
+    skipped = np.isin(kinds, [1, 2, 7] if sums_squares else [1, 2]).astype(int)
+    judged = row.searches or row.name == "mnaq"  # which compares the loss with the last ones
+    bad_steps = ([3, 4] if row.gradients == 2 else []) + ([5, 6] if judged else [])
+    refused = np.isin(kinds, [] if row.rejects else bad_steps)
+    if row.lookahead:  # where the momentum restarts, neither the gradient nor the search counts
+        refused &= ~restarted
     np.testing.assert_array_equal(info["steps_skipped"], skipped)
     huge = kinds == 7  # finite, but not its square in float32: what becomes of it is the method's
     np.testing.assert_array_equal(info["steps_refused"][~huge], refused[~huge])
@@ -120,7 +132,7 @@ def total_losses(stacked):
 @EACH_ROW
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_goes_on_after_it(row, kind):
-    _, (iterates, _, _) = runs(row)
+    _, (iterates, _, _, _) = runs(row)
     initial = total_loss(init_params())
     index = list(KINDS).index(kind)
     ends = jax.tree.map(lambda x: x[index], iterates)
@@ -133,7 +145,8 @@ def test_a_learning_rate_that_is_not_finite_refuses_the_step(row):
 
     @jax.jit
     def train(bad):
-        schedule = lambda k: jnp.where(k == 9, bad, rate)  # noqa: E731
+        # One of two steps at least is not one that only leads back, as the momentum restarts.
+        schedule = lambda k: jnp.where((k == 9) | (k == 10), bad, rate)  # noqa: E731
         tx = row.factory(**{**row.arguments, "learning_rate": schedule})
         return run(tx, init_params(), stacked_batches())
 
@@ -141,7 +154,8 @@ def test_a_learning_rate_that_is_not_finite_refuses_the_step(row):
         params, state, path = train(bad)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((params, state, path)))
         info = naqopt.diagnostics(state)
-        assert int(info["steps_refused"]) == 1
+        restarts = int(info["momentum_restarts"])
+        assert 2 - min(restarts, 1) <= int(info["steps_refused"]) <= 2
         assert total_loss(naqopt.eval_params(state, params)) < 0.9 * total_loss(init_params())
 
 
@@ -180,5 +194,6 @@ def test_an_infinite_parameter_that_never_moves_stays(row):
         return regression_loss({name: p[name] for name in ("bias", "gain", "weight")}, batch)
 
     params, state, _ = run(tx, params, stacked_batches(), loss=loss)
-    np.testing.assert_array_equal(params["mask"], [-np.inf, 0.0])
+    # The dense trust region's eigenvectors have rounding where there is no gradient.
+    np.testing.assert_allclose(params["mask"], [-np.inf, 0.0], atol=1e-6)
     assert (int(own_state(state).info.restorations) > 0) == row.restores

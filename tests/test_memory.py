@@ -5,6 +5,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import naqopt
@@ -165,3 +166,37 @@ def test_temporaries_of_a_donated_update(name):
     m = inspect.signature(factory).parameters["memory_size"].default
     rows = 2 * m + (100 if name in ROWS else 0)
     assert step.alias_size_in_bytes >= (rows + constant + 1) * 4 * d
+
+
+DENSE = {
+    "bfgs": lambda: naqopt.bfgs(memory_size=None),
+    "naq": lambda: naqopt.naq(memory_size=None, update="ssbroyden"),
+    "moq": lambda: naqopt.moq(memory_size=None, update="dfp"),
+    "mnaq": lambda: naqopt.mnaq(memory_size=None),
+    "onaq": lambda: naqopt.onaq(memory_size=None),
+    "ssbfgs": naqopt.ssbfgs,
+    "ssbroyden": naqopt.ssbroyden,
+    "ssbroyden, flattened": lambda: naqopt.flatten(naqopt.ssbroyden()),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_dense_matrix_is_changed_in_place(name):
+    """At most two of it are alive at once, one of them the state's own, which is donated."""
+    tx = DENSE[name]()
+    params = {"bias": jnp.zeros(30), "weight": jnp.zeros((30, 9))}
+
+    def loss(params):
+        return jnp.sum(jnp.square(jnp.tanh(params["weight"]).sum(1) + params["bias"] - 1))
+
+    def step(params, state):
+        value, grad = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.eval_shape(tx.init, params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state).compile()
+    found = compiled.memory_analysis()
+    matrix = 4 * elements(params) ** 2
+    assert found.alias_size_in_bytes >= matrix
+    assert found.temp_size_in_bytes <= matrix + 60_000  # and the vectors

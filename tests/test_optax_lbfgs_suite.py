@@ -8,6 +8,9 @@ from optax._src import alias, alias_test
 
 import naqopt
 
+# It knows no float16.
+pytestmark = pytest.mark.default_compiler
+
 CASES = [name for name in dir(alias_test.LBFGSTest) if name.startswith("test")]
 
 _COMPLEX = "complex params, which naqopt refuses with a message"

@@ -233,19 +233,17 @@ def test_a_skipped_step_moves_only_its_counter(method, bad):
 
 @pytest.mark.parametrize("decay", [None, 0.9])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_gradient_whose_square_overflows_is_finite_and_saturates_the_accumulator(method, decay):
+def test_a_gradient_whose_square_overflows_is_skipped(method, decay):
+    """G would hold it for ever, and no later step would be longer than rounding."""
     settings = {**METHODS[method], "accumulator_decay": decay}
-    largest = np.finfo(np.float64).max
     state = INITS[method](np.array([1.0, 2.0, 3.0]), 0.1)
     new = TAKE_STEP[method](state, quadratic, lambda w: np.array([1e200, 1.0, -1e200]), **settings)
-    assert (new.skipped, new.refused_steps, new.k) == (0, 0, 1)
-    np.testing.assert_array_equal(new.accumulator[[0, 2]], largest)
-    assert new.accumulator[1] == (1.0 if decay is None else 1.0 - decay)
-    assert new.w[0] < 1.0
-    assert new.w[2] > 3.0
-    again = TAKE_STEP[method](new, quadratic, lambda w: np.full(3, 1e200), **settings)
-    np.testing.assert_array_equal(again.accumulator, largest)
-    assert np.all(np.isfinite(again.w))
+    # The first gradient of adaQN is the caller's, that of aSNAQ's G its own.
+    assert (new.skipped, new.refused_steps) == ((1, 0) if method == "adaqn" else (0, 1))
+    np.testing.assert_array_equal(new.accumulator, state.accumulator)
+    np.testing.assert_array_equal(new.w, state.w)
+    large = TAKE_STEP[method](state, quadratic, lambda w: np.full(3, 1e150), **settings)
+    assert (large.skipped, large.refused_steps, large.k) == (0, 0, 1)
 
 
 def test_asnaq_refuses_a_step_with_a_bad_inner_gradient():

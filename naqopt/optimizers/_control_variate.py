@@ -185,7 +185,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
 
         control = _tree.cond(begun, control_variate, lambda: g)
         step, length, norm, rate = _direction(method, state, control, warming)
-        refused = taken & ~(_tree.is_finite(control) & jnp.isfinite(length))
+        # So long a step that its square is infinite leaves no loss either.
+        refused = taken & ~(_tree.is_finite(control) & jnp.isfinite(length * length))
         goes, runs, stops, skips = _tree.masks(
             taken & ~refused, taken & ~refused & ~warming, refused, ~taken
         )

@@ -97,6 +97,11 @@ def init_memory(settings: Settings, params: Tree) -> Memory:
     )
 
 
+def is_summable(g: Tree) -> Scalar:
+    """Returns whether Σ g² is finite: G could not hold it, and H would be 0 from then on."""
+    return jnp.isfinite(_tree.squared_norm(g))
+
+
 def observe(settings: Settings, memory: Memory, g: Tree, accept: Scalar) -> Memory:
     """Pushes g into F and adds g² to G where `accept` holds.
 

@@ -169,7 +169,8 @@ def adaqn(
         else:
             loss = _closures.loss("adaqn", "monitor_fn", monitor_fn)
         given = _closures.arguments("adaqn", state.anchor, updates, params, grad)
-        g, raw, params, taken = given.updates, given.raw, given.params, given.taken
+        g, raw, params = given.updates, given.raw, given.params
+        taken = given.taken & _cycle.is_summable(raw)
         count = optax.safe_increment(state.count)
 
         # F and G hold this step's gradient before H0 is used.

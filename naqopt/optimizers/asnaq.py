@@ -216,6 +216,8 @@ def asnaq(
         loss = _closures.loss("asnaq", "value_fn", value_fn)
         given = _closures.arguments("asnaq", state.anchor, updates, params, grad)
         g, raw, params, taken = given.updates, given.raw, given.params, given.taken
+        if single_gradient:
+            taken = taken & _cycle.is_summable(raw)
         count = optax.safe_increment(state.count)
         mu = state.momentum
         dtype = mu.dtype
@@ -233,7 +235,7 @@ def asnaq(
         else:
             trial = _tree.cast_as(params, _tree.add(params, step))
             g_next = _closures.gradient("asnaq", loss, grad_fn, trial)
-            refused = taken & ~(_tree.is_finite(g_next) & jnp.isfinite(length))
+            refused = taken & ~(_cycle.is_summable(g_next) & jnp.isfinite(length))
         goes, stops, skips = _tree.masks(taken & ~refused, refused, ~taken)
         memory = _cycle.observe(settings, state.memory, g_next, goes != 0)
 

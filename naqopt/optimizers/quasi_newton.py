@@ -337,7 +337,8 @@ def _step(
             assert loss_next is not None
             assert here is not None
             # A search has seen to it that the loss does not rise; an explicit step has not.
-            refused = refused | ~(loss_next <= jnp.maximum(jnp.max(state.losses), here))
+            bound = jnp.maximum(jnp.max(state.losses), here)
+            refused = refused | ~((loss_next <= bound) & jnp.isfinite(loss_next))
         ends, formed = (extrapolated, _tree.cast_as(point, g_next)), taken & ~refused & ~restarts
         curvature, number, events = _pair(method, curvature, number, ends, s, formed, expected)
 

@@ -162,6 +162,11 @@ def accumulate(accumulator, gradient, decay):
     return np.minimum(total, np.finfo(np.float64).max)
 
 
+def is_summable(gradient):
+    """Whether the sum of g² is a number: G could not hold it, and H would be 0 from then on."""
+    return is_finite(gradient) and np.isfinite(gradient @ gradient)
+
+
 def fisher_product(fisher, s):
     """The product Fᵀ(F s)/|F|, and 0 for an empty F."""
     if not fisher:
@@ -231,7 +236,7 @@ def adaqn_step(
 
     g = grad(w)  # g = g(w; X)
     updates = g if transform is None else transform(g)
-    if not (is_finite(g) and is_finite(updates)):  # 0.0: the step is skipped
+    if not (is_summable(g) and is_finite(updates)):  # 0.0: the step is skipped
         return replace(state, skipped=state.skipped + 1)
     F = push(F, g, fisher_size)  # push g into the FIFO F
     G = accumulate(G, g, accumulator_decay)  # G ← G + g², before H0 is used
@@ -333,14 +338,15 @@ def asnaq_step(
 
     g_hat = grad(w + mu * v)  # 2: ĝ = g(w + μv; X)
     updates = g_hat if transform is None else transform(g_hat)
-    if not (is_finite(g_hat) and is_finite(updates)):  # 0.0: the step is skipped
+    usable = is_summable(g_hat) if single_gradient else is_finite(g_hat)
+    if not (usable and is_finite(updates)):  # 0.0: the step is skipped
         return replace(state, skipped=state.skipped + 1)
     Hg = two_loop(S, Y, updates, 1.0 / np.sqrt(G + eps))  # 3: two-loop, H0 = 1/√(G + ε)
     d = normalized_direction(Hg, updates)  # 4: d ← d/‖d‖
     v_next = mu * v + alpha * d  # 5: v⁺ = μv + αd
     w_next = w + v_next  # 6: w⁺ = w + v⁺
     g_next = g_hat if single_gradient else grad(w_next)  # 7: g⁺ = g(w⁺; X), the same batch
-    if is_finite(g_next):
+    if is_summable(g_next):
         F = push(F, g_next, fisher_size)  # 7: push g⁺ into F
         G = accumulate(G, g_next, accumulator_decay)  # (8): G ← G + g⁺²
     else:  # 0.0: the step is refused

@@ -183,7 +183,8 @@ def step(
     else:  # Eq. 14: α_k = α_0/√k, k counting all steps
         rate = LEARNING_RATES[method] if learning_rate is None else learning_rate
         alpha = value_at(rate, k)
-    refused = refused or not is_finite(alpha * d)
+    # So long a step that its square is no number leaves no loss either.
+    refused = refused or not np.isfinite((alpha * d) @ (alpha * d))
     state = replace(state, k=k + 1, plain_steps=state.plain_steps + plain)
 
     if refused:  # 0.0: the iterate stays, with v = 0; the snapshot stays too

@@ -1,0 +1,164 @@
+"""Physics-informed networks: one study for each equation, ours beside SciPy's and JAX's methods.
+
+The problems are those of `benchmarks.physics.problems`, in float64, at the same points for all,
+which are not drawn anew. All but Adam begin where 1,000 steps of Adam have led (rate 0.005) and
+have a budget of gradients; Adam has as many more, with a rate that is tuned on another start and
+ends at 0. Reduced here to what two cores can do: 2,000 points and 5,000 gradients, where the
+published runs have 8,000 to 15,000 points, drawn anew every 500 steps, and 10,000 to 50,000 steps.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from benchmarks.physics.problems import PROBLEMS, Problem
+from benchmarks.reports import records, tables
+from benchmarks.reports.progress import progress_bar
+from benchmarks.training.study import Study
+
+STARTS, BUDGET, WARM_STEPS, WARM_RATE = 3, 5_000, 1_000, 5e-3
+QUICK_STARTS, QUICK_BUDGET, QUICK_WARM_STEPS, QUICK_POINTS = 1, 100, 50, 200
+QUICK_METHODS = ("ssbroyden", "bfgs", "scipy-bfgs", "adam")
+TUNING_START = 1000
+
+
+def run(name: str, folder: Path, quick: bool = False, seeds: int | None = None) -> Path:
+    """Runs what is missing of a study; the quick form has fewer points, gradients and methods."""
+    # These import what no other experiment needs.
+    from benchmarks.physics.methods import METHODS
+    from benchmarks.reports import physics as report
+    from benchmarks.training.comparison import float64
+
+    problem = PROBLEMS[name]
+    starts = seeds or (QUICK_STARTS if quick else STARTS)
+    settings = {
+        "problem": name,
+        "points": min(QUICK_POINTS, problem.points) if quick else problem.points,
+        "boundary": problem.boundary,
+        "parameters": sum(
+            (n + 1) * m for n, m in zip(problem.widths, problem.widths[1:], strict=False)
+        ),
+        "budget": QUICK_BUDGET if quick else BUDGET,
+        "adam_steps": QUICK_WARM_STEPS if quick else WARM_STEPS,
+    }
+    title = f"pinn-{name}: {problem.title}" + (" (QUICK form)" if quick else "")
+    path = folder / f"{folder.name}.json"
+    packages = ("scipy", "optimistix", "ssbroyden_optimistix")
+    content = records.opened(path, title, settings, "methods", packages)
+    save = functools.partial(records.write, path, content)
+    names = QUICK_METHODS if quick else tuple(METHODS)
+    with float64():
+        task = _Task(problem, settings)
+        for method in names:
+            entry = content["methods"].setdefault(method, {"rates": {}, "runs": {}})
+            _complete(task, METHODS[method], entry, starts, save)
+        shown = {method: content["methods"][method] for method in names}
+        tables.write(folder, title, _described(settings, starts), report.table(shown, METHODS))
+        return report.picture(title, problem, task.grid, task.true, shown, METHODS, folder)
+
+
+class _Task:
+    """A problem with its points, as a loss of one vector."""
+
+    def __init__(self, problem: Problem, settings: dict[str, Any]):
+        self.problem, self.settings = problem, settings
+        points = problem.draw(0, settings["points"])
+        self.grid = problem.grid()
+        self.true = problem.exact(**self.grid)
+        layers_loss = problem.loss(points)
+        _, unravel = ravel_pytree(problem.start(0))
+        self.loss = lambda vector: layers_loss(unravel(vector))
+        self.error = jax.jit(lambda v: problem.relative_error(unravel(v), self.grid, self.true))
+        self._warm = jax.jit(self._adam)
+
+    def start(self, seed: int, warm: bool) -> jax.Array:
+        """Returns the params of a start, behind the steps of Adam or not."""
+        vector, _ = ravel_pytree(self.problem.start(seed))
+        return self._warm(vector) if warm else vector
+
+    def _adam(self, vector: jax.Array) -> jax.Array:
+        tx = optax.adam(WARM_RATE)
+
+        def step(carry: Any, _: Any) -> Any:
+            vector, state = carry
+            updates, state = tx.update(jax.grad(self.loss)(vector), state)
+            return (optax.apply_updates(vector, updates), state), None
+
+        steps = self.settings["adam_steps"]
+        return jax.lax.scan(step, (vector, tx.init(vector)), length=steps)[0][0]
+
+
+def _complete(task: _Task, method: Any, entry: dict[str, Any], starts: int, save: Any) -> None:
+    """Adds the runs of a method that are missing, tuned before where it has a rate."""
+    missing = [seed for seed in range(starts) if str(seed) not in entry["runs"]]
+    if not missing:
+        click.echo(f"{method.label}: already run, reused")
+        return
+    minimise = method.run
+    if method.rate:
+        minimise = functools.partial(method.run, rate=_tune(task, method, entry, save))
+    with progress_bar(method.label, len(missing), unit="run") as bar:
+        for seed in missing:
+            found = _run(task, minimise, seed, warm=not method.rate)
+            entry["runs"][str(seed)] = found
+            save()
+            bar.set_postfix_str(
+                f"loss {found['curve']['loss'][-1]:.3g}, error {found['curve']['error'][-1]:.3g}"
+            )
+            bar.update()
+
+
+def _tune(task: _Task, method: Any, entry: dict[str, Any], save: Any) -> float:
+    """Returns the rate with the lowest loss from a start that no reported run has."""
+    from benchmarks.physics.methods import ADAM_RATES
+
+    for rate in ADAM_RATES:
+        if f"{rate:g}" not in entry["rates"]:
+            minimise = functools.partial(method.run, rate=rate)
+            found = _run(task, minimise, TUNING_START, warm=False)
+            entry["rates"][f"{rate:g}"] = found["curve"]["loss"][-1]
+            save()
+    return float(min(entry["rates"], key=entry["rates"].__getitem__))
+
+
+def _run(task: _Task, minimise: Any, seed: int, warm: bool) -> dict[str, Any]:
+    """Returns the curve of a run, its errors and its end, plain JSON."""
+    from benchmarks.physics import runs
+
+    budget = task.settings["budget"] + (0 if warm else task.settings["adam_steps"])
+    recorder = runs.run(minimise, task.loss, task.start(seed, warm), budget)
+    errors = [float(task.error(jnp.asarray(point))) for point in recorder.points]
+    curve = {**recorder.curve, "error": errors}
+    if warm:
+        done = task.settings["adam_steps"]
+        curve["gradients"] = [n + done for n in curve["gradients"]]
+    rounded = {name: [records.rounded(x) for x in column] for name, column in curve.items()}
+    end = [float(f"{x:.9g}") for x in recorder.points[-1]]
+    return {"curve": json.loads(json.dumps(rounded)), "params": end}
+
+
+def _described(settings: dict[str, Any], starts: int) -> str:
+    return (
+        f"{settings['parameters']:,} parameters, {settings['points']:,} points"
+        + (f", {settings['boundary']:,} on the boundary" if settings["boundary"] else "")
+        + f", {settings['adam_steps']:,} steps of Adam and {settings['budget']:,} gradients, "
+        f"{starts} start{'s' if starts > 1 else ''}, float64."
+    )
+
+
+STUDIES = tuple(
+    Study(
+        f"pinn-{name}",
+        problem.title + ".\n\n" + (__doc__ or ""),
+        functools.partial(run, name),
+        options=("seeds",),
+    )
+    for name, problem in PROBLEMS.items()
+)
