@@ -121,3 +121,20 @@ def test_nothing_is_known_before_the_first_pair(memory_size):
 def test_other_states_are_refused(tx, how_many):
     with pytest.raises(ValueError, match=rf"naqopt\.inverse_hessian: {how_many} of a BFGS-like"):
         naqopt.inverse_hessian(tx.init(start()))
+
+
+@pytest.mark.parametrize("initial_scale", [None, 0.3])
+def test_the_first_matrix(initial_scale, x64):
+    """Of γ I, γ given or sᵀy/yᵀy, BFGS's update makes (I − ρ s yᵀ) γ (I − ρ y sᵀ) + ρ s sᵀ."""
+    tx = naqopt.bfgs(0.1, memory_size=None, linesearch=None, initial_scale=initial_scale)
+    (first, _), (second, state) = train(tx, 1), train(tx, 2)
+    points = [ravel_pytree(tree)[0] for tree in (start(), first)]
+    gradients = [ravel_pytree(jax.grad(loss)(tree))[0] for tree in (start(), first)]
+    s, y = (np.asarray(after - before) for before, after in (points, gradients))
+    rho = 1 / (s @ y)
+    gamma = initial_scale or s @ y / (y @ y)
+    left = np.eye(5) - rho * np.outer(s, y)
+    expected = gamma * left @ left.T + rho * np.outer(s, s)
+    np.testing.assert_allclose(naqopt.inverse_hessian(state).matrix(), expected, rtol=1e-9)
+    step = ravel_pytree(second)[0] - points[1]
+    np.testing.assert_allclose(step, -0.1 * expected @ gradients[1], rtol=1e-9)

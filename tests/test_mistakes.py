@@ -323,8 +323,15 @@ def test_what_is_no_radius_rule():
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.inf])
 def test_an_initial_scale_out_of_range(scale):
-    with pytest.raises(ValueError, match="`initial_scale` must be a finite number in"):
-        naqopt.sr1n(initial_scale=scale)
+    for factory in (naqopt.sr1n, naqopt.ssbroyden):
+        with pytest.raises(ValueError, match="`initial_scale` must be a finite number in"):
+            factory(initial_scale=scale)
+
+
+def test_an_initial_scale_without_a_dense_matrix():
+    with pytest.raises(ValueError, match=r"naqopt\.bfgs: `initial_scale` needs the dense matrix"):
+        naqopt.bfgs(initial_scale=1.0)
+    naqopt.bfgs(memory_size=None, initial_scale=1.0)  # the remedy
 
 
 @pytest.mark.parametrize("factory", [naqopt.naq, naqopt.moq, naqopt.mnaq])

@@ -138,7 +138,8 @@ def update(
     expected: Scalar | None = None,
 ) -> tuple[Dense, Scalar]:
     """Returns the matrix after the pair (s, y), and whether it was usable; see `_update`."""
-    dense, stored, _ = _update(dense, s, y, accept, None, min_curvature, numerator, rule, expected)
+    options = min_curvature, numerator, rule, expected, None
+    dense, stored, _ = _update(dense, s, y, accept, None, *options)
     return dense, stored
 
 
@@ -152,6 +153,7 @@ def _update(
     numerator: Scalar | None,
     rule: str,
     expected: Scalar | None,
+    initial_scale: Any,
 ) -> tuple[Dense, Scalar, Tree | None]:
     """Returns the matrix after the pair (s, y), whether it was usable, and H⁺ g if g is given.
 
@@ -176,6 +178,7 @@ def _update(
       numerator: in place of sᵀy in the γ of the first pair.
       rule: one of `naqopt.curvature.broyden.UPDATES`.
       expected: sᵀBs, which a self-scaled rule needs.
+      initial_scale: γ itself.
     """
     dtype = jax.tree.leaves(dense.matrix)[0].dtype
     sy, yy, ss = (x.astype(dtype) for x in _tree.dots((s, y), (y, y), (s, s)))
@@ -186,6 +189,8 @@ def _update(
 
     rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
+    if initial_scale is not None:
+        gamma = jnp.where(stored, jnp.asarray(initial_scale, dtype), 0)
     first = dense.size == 0
     hg = None
     if g is None:
@@ -265,13 +270,16 @@ def add_rank_one(dense: Any, vector: Tree, weight: Scalar, gamma: Scalar, accept
     return dense._replace(matrix=matrix, size=dense.size + accept.astype(jnp.int32))
 
 
-def dense_matrix(optimizer: str, min_curvature: Any, rule: str = broyden.BFGS) -> Curvature:
+def dense_matrix(
+    optimizer: str, min_curvature: Any, rule: str = broyden.BFGS, initial_scale: Any = None
+) -> Curvature:
     """Returns the curvature that a dense matrix holds.
 
     Args:
       optimizer: the call's name, for messages.
       rule: one of `naqopt.curvature.broyden.UPDATES`.
       min_curvature: c; a pair is used if sᵀy > c ‖s‖ ‖y‖; None for 1e-8, in float32 1e-6.
+      initial_scale: γ of H0 = γ I; None for sᵀy/yᵀy of the first pair.
 
     Returns:
       A `Curvature` whose state is a `Dense`.
@@ -289,7 +297,9 @@ def dense_matrix(optimizer: str, min_curvature: Any, rule: str = broyden.BFGS) -
         numerator: Scalar | None = None,
         expected: Scalar | None = None,
     ) -> tuple[Dense, Scalar]:
-        return update(dense, s, y, accept, min_curvature, numerator, rule, expected)
+        options = min_curvature, numerator, rule, expected, initial_scale
+        dense, stored, _ = _update(dense, s, y, accept, None, *options)
+        return dense, stored
 
     def learn_then_precondition(
         dense: Dense,
@@ -301,9 +311,8 @@ def dense_matrix(optimizer: str, min_curvature: Any, rule: str = broyden.BFGS) -
         expected: Scalar | None = None,
     ) -> tuple[Dense, Scalar, Tree]:
         g = _tree.widen(g)
-        dense, stored, product = _update(
-            dense, s, y, accept, g, min_curvature, None, rule, expected
-        )
+        options = min_curvature, None, rule, expected, initial_scale
+        dense, stored, product = _update(dense, s, y, accept, g, *options)
         known = _tree.where(dense.size > 0, product, _tree.scale(first_scale, g))
         return dense, stored, known
 

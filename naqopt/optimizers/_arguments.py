@@ -39,6 +39,7 @@ def curvature_of(
     history_dtype: Any,
     scale: Any,
     update: Any = BFGS,
+    initial_scale: Any = None,
 ) -> Curvature:
     """Returns the limited or the dense curvature that a call asks for.
 
@@ -49,13 +50,20 @@ def curvature_of(
     """
     if min_curvature is not None:
         _checks.number(optimizer, "min_curvature", min_curvature, low=0)
+    if initial_scale is not None:
+        _checks.number(optimizer, "initial_scale", initial_scale, low=_checks.SMALLEST)
     if update not in UPDATES:
         raise ValueError(
             f"naqopt.{optimizer}: `update` must be one of {', '.join(UPDATES)}, got {update!r}."
         )
     memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
     if memory_size is None:
-        return dense_matrix(optimizer, min_curvature, update)
+        return dense_matrix(optimizer, min_curvature, update, initial_scale)
+    if initial_scale is not None:
+        raise ValueError(
+            f"naqopt.{optimizer}: `initial_scale` needs the dense matrix, which is "
+            "`memory_size=None`; with a limited memory γ is the newest pair's."
+        )
     if update != BFGS:
         raise ValueError(
             f"naqopt.{optimizer}: `update={update!r}` needs the dense matrix, which is "

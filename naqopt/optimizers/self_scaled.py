@@ -15,6 +15,7 @@ def ssbroyden(
     *,
     linesearch: optax.GradientTransformationExtraArgs = _zoom(),  # noqa: B008
     store_grad: bool = True,
+    initial_scale: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Self-scaled Broyden: the dense matrix of `naqopt.bfgs` by another update.
 
@@ -35,6 +36,7 @@ def ssbroyden(
       store_grad: whether value and gradient at the new params, which the search has computed, are
         kept in the state, where `optax.value_and_grad_from_state` finds them. For deterministic
         losses alone.
+      initial_scale: as in `naqopt.bfgs`; here it matters less.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` that is called as `naqopt.bfgs`'s, and survives the
@@ -73,13 +75,20 @@ def ssbroyden(
     is a difference of gradients. With momentum take `naqopt.naq(memory_size=None,
     update="ssbroyden")`. Not for mini-batches, and not for more than some ten thousand params.
     """
-    return bfgs(memory_size=None, linesearch=linesearch, store_grad=store_grad, update=SSBROYDEN)
+    return bfgs(
+        memory_size=None,
+        linesearch=linesearch,
+        store_grad=store_grad,
+        update=SSBROYDEN,
+        initial_scale=initial_scale,
+    )
 
 
 def ssbfgs(
     *,
     linesearch: optax.GradientTransformationExtraArgs = _zoom(),  # noqa: B008
     store_grad: bool = True,
+    initial_scale: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Self-scaled BFGS (Al-Baali): BFGS whose old matrix is divided by :math:`\tau`.
 
@@ -93,6 +102,7 @@ def ssbfgs(
     Args:
       linesearch: as in `naqopt.ssbroyden`.
       store_grad: as in `naqopt.ssbroyden`.
+      initial_scale: as in `naqopt.bfgs`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` that is called as `naqopt.bfgs`'s.
@@ -123,4 +133,10 @@ def ssbfgs(
 
     Costs what `naqopt.ssbroyden` costs, and is not for what that is not for.
     """
-    return bfgs(memory_size=None, linesearch=linesearch, store_grad=store_grad, update=SSBFGS)
+    return bfgs(
+        memory_size=None,
+        linesearch=linesearch,
+        store_grad=store_grad,
+        update=SSBFGS,
+        initial_scale=initial_scale,
+    )

@@ -361,7 +361,7 @@ def step(
     else:
         r_next = grad(w_next)  # B 9, N 9: ∇E₂ = ∇E(w⁺), the same batch
         known = [*state.losses, loss(w_hat)] if restart_window is not None else []
-        value = loss(w_next)  # may be higher after mNAQ's step
+        value = loss(w_next) if known else 0.0  # may be higher after mNAQ's step
         rises = bool(known) and not (np.isfinite(value) and value <= np.max(known))
         if not is_finite(r_next) or rises:
             return refuse(state)
