@@ -15,6 +15,7 @@ from naqopt.state import diagnostics, eval_params, snapshot
 from naqopt.steps import schedules
 from naqopt.steps.line_search import armijo
 from naqopt.steps.trust_region import RadiusRule
+from naqopt.steps.wolfe import wolfe
 
 __all__ = [
     "InverseHessian",
@@ -44,4 +45,5 @@ __all__ = [
     "svr_naq",
     "svrg",
     "svrg2",
+    "wolfe",
 ]

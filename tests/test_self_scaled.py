@@ -138,7 +138,8 @@ def test_the_calls_end_at_the_rounding_of_the_gradient(call, x64):
 
 def test_the_two_calls_are_bfgs_by_another_update():
     for call, rule in ((naqopt.ssbfgs, "ssbfgs"), (naqopt.ssbroyden, "ssbroyden")):
-        spelled = naqopt.bfgs(memory_size=None, linesearch=ZOOM, store_grad=True, update=rule)
+        options = {"linesearch": naqopt.wolfe(), "store_grad": True, "update": rule}
+        spelled = naqopt.bfgs(memory_size=None, **options)
         start = jnp.array([-1.2, 1.0])
         for a, b in zip(
             trajectory(call(), rosenbrock, start, 10)[:2],

@@ -31,6 +31,7 @@ SEARCHING = {
     "bfgs": (naqopt.bfgs, {}),
     "bfgs_dense": (naqopt.bfgs, {"memory_size": None}),
     "bfgs_zoom": (naqopt.bfgs, {"linesearch": ZOOM}),
+    "bfgs_wolfe": (naqopt.bfgs, {"linesearch": naqopt.wolfe()}),
     "naq": (naqopt.naq, {"momentum": 0.5, "convergence_term": False}),
     "naq_dense": (naqopt.naq, {"momentum": 0.5, "convergence_term": False, "memory_size": None}),
     "moq": (naqopt.moq, {"momentum": 0.5}),

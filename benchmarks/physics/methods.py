@@ -107,26 +107,30 @@ def _optimistix(
     jax.block_until_ready(solution.value)
 
 
-def _zoom() -> optax.GradientTransformationExtraArgs:
-    return optax.scale_by_zoom_linesearch(20)
-
-
 def _ours(
     label: str, make: Callable[[], optax.GradientTransformation], reuse: bool = True
 ) -> Method:
     return Method(label, functools.partial(_steps, make, reuse), ours=True)
 
 
+def _bfgs(initial_scale: float | None) -> optax.GradientTransformation:
+    return naqopt.bfgs(
+        memory_size=None,
+        linesearch=naqopt.wolfe(),
+        store_grad=True,
+        initial_scale=initial_scale,
+    )
+
+
 def _momentum(update: str, momentum: float = 0.5) -> optax.GradientTransformation:
-    return naqopt.naq(momentum=momentum, memory_size=None, linesearch=_zoom(), update=update)
+    return naqopt.naq(momentum=momentum, memory_size=None, linesearch=naqopt.wolfe(), update=update)
 
 
 METHODS: Mapping[str, Method] = {
-    "ssbroyden": _ours("SSBroyden", lambda: naqopt.ssbroyden(linesearch=_zoom())),
-    "ssbfgs": _ours("SSBFGS", lambda: naqopt.ssbfgs(linesearch=_zoom())),
-    "bfgs": _ours(
-        "BFGS", lambda: naqopt.bfgs(memory_size=None, linesearch=_zoom(), store_grad=True)
-    ),
+    "ssbroyden": _ours("SSBroyden", lambda: naqopt.ssbroyden()),
+    "ssbfgs": _ours("SSBFGS", lambda: naqopt.ssbfgs()),
+    "bfgs": _ours("BFGS from the identity", lambda: _bfgs(1.0)),
+    "bfgs-first-pair": _ours("BFGS from the first pair's γ", lambda: _bfgs(None)),
     "ssbroyden-naq": _ours("SSBroyden, μ 0.5", lambda: _momentum("ssbroyden"), reuse=False),
     "naq": _ours("NAQ, μ 0.5", lambda: _momentum("bfgs"), reuse=False),
     "lsr1": _ours("L-SR1, m 30", lambda: naqopt.lsr1(memory_size=30, store_grad=True)),

@@ -76,7 +76,8 @@ def build_mnist_cnn(quick: bool, initializer: Any = None) -> Problem:
     Decided here: 3 and 5 filters of 5×5 that keep the image's size, each followed by the greatest
     of 2×2, 100 hidden units, sigmoid throughout. That has exactly their number of parameters, and
     is the CNN of their paper on variance reduction but for the size of the filters (3×3 there).
-    Pixels normalized, Flax's own initialization, cross entropy.
+    Pixels normalized, Flax's own initialization, cross entropy. The first 30,000 images, half of
+    them, so that it ends within the hour on two cores.
 
     The quick form trains on the first 10,000 images and tests on 2,000.
     """
@@ -88,7 +89,7 @@ def build_mnist_cnn(quick: bool, initializer: Any = None) -> Problem:
         initializer=initializer,
     )
     description = "3 and 5 filters, 100, sigmoid" + (", N(0, 1)" if initializer else "")
-    return mnist("CNN of 26,068 parameters", description, model, 128, quick)
+    return mnist("CNN of 26,068 parameters", description, model, 128, quick, images=30_000)
 
 
 def build_mnist_lenet(quick: bool) -> Problem:
@@ -264,7 +265,7 @@ STUDIES = (
             functools.partial(build_mnist_cnn, initializer=initializer),
             epochs=10,
             quick_epochs=3,
-            seeds=3,
+            seeds=1,
             optimizers=("adam", "adam-cosine", "sgd", "olbfgs", "olnaq-95", "olmoq-halved"),
             published={"olbfgs": "86.4%", "olnaq-95": "97.2%"},
         )

@@ -14,6 +14,7 @@ from jax import lax
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
+from naqopt.steps.wolfe import WolfeState
 
 
 class Line(NamedTuple):
@@ -274,13 +275,15 @@ def _seen_as_params(line: Line, zero: Scalar) -> _Seen:
 def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
     """Returns the step length that one of Optax's line searches finds.
 
-    Of the search's state only the step length is kept, for searches that start from their last one,
-    and `init` is called afresh. After a failure the next search starts from 1.
+    Of the search's state one number is kept, and `init` is called afresh: the step length, for
+    searches that start from their last one, or what `naqopt.wolfe` makes its first trial of. After
+    a failure the next search starts from 1.
     """
 
     def choose(last: Scalar, line: Line) -> tuple[Choice, Scalar]:
         zero: Any = jnp.zeros_like(last)
         kept = linesearch.init(zero)
+        remembered, unknown = _memory(kept)
         by_values = kept.grad is None
         lengthens = {"unscaled": line.unscaled} if isinstance(kept.info, ArmijoInfo) else {}
         seen = _seen_as_number(line, zero) if by_values else _seen_as_params(line, zero)
@@ -292,7 +295,7 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
         start = line.loss_at_point().astype(last.dtype)
         _, state = linesearch.update(
             seen.direction,
-            linesearch.init(seen.start)._replace(learning_rate=last),
+            linesearch.init(seen.start)._replace(**{remembered: last}),
             seen.start,
             value=start,
             grad=seen.gradient,
@@ -312,9 +315,18 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
             value,
             None if found.grad is None else found.grad[1],
         )
-        return choice, jnp.where(failed, 1, alpha).astype(last.dtype)
+        return choice, jnp.where(failed, unknown, getattr(found, remembered)).astype(last.dtype)
 
-    return StepLength(lambda dtype: jnp.ones((), dtype), choose)
+    def init(dtype: Any) -> Scalar:
+        zero = jnp.zeros((), dtype)
+        return jnp.full_like(zero, _memory(linesearch.init(zero))[1])
+
+    return StepLength(init, choose)
+
+
+def _memory(state: Any) -> tuple[str, float]:
+    """Returns what of a search's state is kept between steps, and what it is at first."""
+    return ("previous_value", jnp.inf) if isinstance(state, WolfeState) else ("learning_rate", 1.0)
 
 
 def explicit() -> StepLength:

@@ -1,0 +1,123 @@
+"""`naqopt.wolfe`: Optax's zoom search with the first trial of quasi-Newton codes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import optimize
+
+import naqopt
+from naqopt.steps.wolfe import first_trial
+
+
+@pytest.mark.parametrize(
+    ("value", "previous", "slope", "alpha"),
+    [
+        (3.0, 4.0, -10.0, 0.202),
+        (3.0, 4.0, -1.0, 1.0),  # 2.02, and not above 1
+        (3.0, np.inf, -10.0, 1.0),  # the first step
+        (4.0, 3.0, -10.0, 1.0),  # the loss has risen: another batch's
+        (3.0, 3.0, -10.0, 1.0),
+        (3.0, 4.0, 1.0, 1.0),  # uphill
+        (3.0, 4.0, -np.inf, 1.0),
+        (np.nan, 4.0, -1.0, 1.0),
+    ],
+)
+def test_first_trial(value, previous, slope, alpha):
+    found = first_trial(*map(jnp.float32, (value, previous, slope)))
+    np.testing.assert_allclose(found, alpha, rtol=1e-6)
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def train(tx, start, steps, loss=rosenbrock):
+    """Yields the params and the state after each step."""
+    params, state = jnp.asarray(start), tx.init(jnp.asarray(start))
+
+    @jax.jit
+    def step(params, state):
+        value, grad = optax.value_and_grad_from_state(loss)(params, state=state)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+        yield params, state
+
+
+@pytest.mark.parametrize("call", ["bfgs", "ssbroyden", "chain"])
+def test_it_begins_where_the_last_step_says(call, x64):
+    start = np.array([-1.2, 1.0, -0.5])
+    if call == "chain":
+        tx = optax.chain(optax.sgd(1.0), naqopt.wolfe())
+    elif call == "bfgs":
+        tx = naqopt.bfgs(memory_size=None, linesearch=naqopt.wolfe(), store_grad=True)
+    else:
+        tx = naqopt.ssbroyden(linesearch=naqopt.wolfe())
+    losses, before, found = [float(rosenbrock(start))], start, 0
+    for params, state in train(tx, start, 25):
+        losses.append(float(rosenbrock(params)))
+        info = state[1] if call == "chain" else state
+        if call == "chain":
+            trials, alpha = info.info.num_linesearch_steps, info.learning_rate
+        else:
+            trials, alpha = info.info.search_trials, info.info.step_size
+        if trials == 1 and len(losses) > 2:
+            direction = (params - before) / alpha
+            slope = float(jax.grad(rosenbrock)(jnp.asarray(before)) @ direction)
+            expected = min(1.0, 2.02 * (losses[-2] - losses[-3]) / slope)
+            np.testing.assert_allclose(alpha, expected, rtol=1e-9)
+            found += 1
+        before = params
+    assert found > 5
+
+
+def valleys(x):
+    return jnp.sum(100 * (x[1::2] - x[::2] ** 2) ** 2 + (1 - x[::2]) ** 2)
+
+
+def test_bfgs_from_the_identity_takes_about_as_many_evaluations_as_scipy(x64):
+    start = np.array([-1.2, 1.0, -0.5, 2.0, 3.0, 1.0])
+    tx = naqopt.bfgs(
+        memory_size=None, linesearch=naqopt.wolfe(), store_grad=True, initial_scale=1.0
+    )
+    trials = 0
+    for params, state in train(tx, start, 400, valleys):
+        trials += int(state.info.search_trials)
+        if jnp.linalg.norm(jax.grad(valleys)(params)) < 1e-6:
+            break
+    reference = optimize.minimize(
+        lambda x: tuple(map(np.asarray, jax.value_and_grad(valleys)(jnp.asarray(x)))),
+        start,
+        jac=True,
+        method="BFGS",
+        options={"gtol": 1e-6, "norm": 2},
+    )
+    np.testing.assert_allclose(params, np.ones(6), atol=1e-5)
+    assert trials < 1.5 * reference.nfev
+
+
+def test_after_a_failure_it_begins_with_one():
+    """No trial is lower: the step is refused, and what the last step did is forgotten."""
+    tx = naqopt.bfgs(memory_size=None, linesearch=naqopt.wolfe(5))
+    params = jnp.array([1.0, 2.0])
+    state = tx.init(params)
+    assert state.step_length == np.inf
+    for sign, remembered in ((1.0, 5.0), (-1.0, np.inf)):
+        grad = sign * 2 * params
+        updates, state = tx.update(
+            grad, state, params, value=jnp.sum(params**2), value_fn=lambda p: jnp.sum(p**2)
+        )
+        assert state.step_length == (remembered if sign > 0 else np.inf)
+        params = optax.apply_updates(params, updates) if sign > 0 else params
+        params = jnp.array([1.0, 2.0]) if sign > 0 else params
+    assert int(state.info.searches_failed) == 1
+
+
+@pytest.mark.parametrize(("steps", "error"), [(0, ValueError), (2.5, TypeError)])
+def test_its_length_is_checked(steps, error):
+    with pytest.raises(error, match=r"naqopt\.wolfe: `max_linesearch_steps` must be"):
+        naqopt.wolfe(steps)
