@@ -92,7 +92,8 @@ def bfgs(
     forgotten.
 
     With `linesearch=optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")` it is
-    `optax.lbfgs`, except that pairs of negative curvature are refused and bad steps survived.
+    `optax.lbfgs`, except that pairs of negative curvature are refused, bad steps survived, and that
+    the first direction has length 1 also where the gradient is shorter.
 
     Args:
       learning_rate: what d is scaled by, a number ≥ 0 or an Optax schedule of the number of steps
