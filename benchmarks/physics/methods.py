@@ -23,7 +23,6 @@ import ssbroyden_optimistix
 
 _STEPS_BETWEEN_CHECKS = 25
 ADAM_RATES = (0.001, 0.00316, 0.01)
-Run = Callable[[Loss, jax.Array, Recorder], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +126,8 @@ def _momentum(update: str, momentum: float = 0.5) -> optax.GradientTransformatio
 
 
 METHODS: Mapping[str, Method] = {
-    "ssbroyden": _ours("SSBroyden", lambda: naqopt.ssbroyden()),
-    "ssbfgs": _ours("SSBFGS", lambda: naqopt.ssbfgs()),
+    "ssbroyden": _ours("SSBroyden", naqopt.ssbroyden),
+    "ssbfgs": _ours("SSBFGS", naqopt.ssbfgs),
     "bfgs": _ours("BFGS from the identity", lambda: _bfgs(1.0)),
     "bfgs-first-pair": _ours("BFGS from the first pair's γ", lambda: _bfgs(None)),
     "ssbroyden-naq": _ours("SSBroyden, μ 0.5", lambda: _momentum("ssbroyden"), reuse=False),

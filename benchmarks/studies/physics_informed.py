@@ -8,7 +8,7 @@ published runs have 8,000 to 15,000 points, drawn anew every 500 steps, and 10,0
 """
 
 import functools
-import json
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,7 @@ def run(name: str, folder: Path, quick: bool = False, seeds: int | None = None) 
         "problem": name,
         "points": min(QUICK_POINTS, problem.points) if quick else problem.points,
         "boundary": problem.boundary,
-        "parameters": sum(
-            (n + 1) * m for n, m in zip(problem.widths, problem.widths[1:], strict=False)
-        ),
+        "parameters": sum((n + 1) * m for n, m in itertools.pairwise(problem.widths)),
         "budget": QUICK_BUDGET if quick else BUDGET,
         "adam_steps": QUICK_WARM_STEPS if quick else WARM_STEPS,
     }
@@ -141,7 +139,7 @@ def _run(task: _Task, minimise: Any, seed: int, warm: bool) -> dict[str, Any]:
         curve["gradients"] = [n + done for n in curve["gradients"]]
     rounded = {name: [records.rounded(x) for x in column] for name, column in curve.items()}
     end = [float(f"{x:.9g}") for x in recorder.points[-1]]
-    return {"curve": json.loads(json.dumps(rounded)), "params": end}
+    return {"curve": rounded, "params": end}
 
 
 def _described(settings: dict[str, Any], starts: int) -> str:

@@ -136,9 +136,10 @@ def update(
     numerator: Scalar | None = None,
     rule: str = broyden.BFGS,
     expected: Scalar | None = None,
+    initial_scale: Any = None,
 ) -> tuple[Dense, Scalar]:
     """Returns the matrix after the pair (s, y), and whether it was usable; see `_update`."""
-    options = min_curvature, numerator, rule, expected, None
+    options = min_curvature, numerator, rule, expected, initial_scale
     dense, stored, _ = _update(dense, s, y, accept, None, *options)
     return dense, stored
 
@@ -298,8 +299,7 @@ def dense_matrix(
         expected: Scalar | None = None,
     ) -> tuple[Dense, Scalar]:
         options = min_curvature, numerator, rule, expected, initial_scale
-        dense, stored, _ = _update(dense, s, y, accept, None, *options)
-        return dense, stored
+        return update(dense, s, y, accept, *options)
 
     def learn_then_precondition(
         dense: Dense,

@@ -112,10 +112,9 @@ def bfgs(
         `naqopt.ssbroyden` (default: the papers').
       initial_scale: γ > 0 of the dense matrix's :math:`H_0 = \gamma I`, in units of an inverse
         curvature; None for the first pair's. That one is of the stiffest direction, and all others
-        keep it until the matrix has seen them: a convection network by `naqopt.wolfe` ended after
-        620 gradients at 1.4e-3 with it, at 4e-5 with 1, and SciPy's BFGS at 7e-5, behind 1,500
-        steps of Adam; at 6e-3, 8e-5 and 3e-5 from a cold start. Where losses and params are of the
-        order of 1, take 1.
+        keep it until the matrix has seen them. Where losses and params are of the order of 1, take
+        1 and `naqopt.wolfe`: Poisson's equation (`python -m benchmarks run pinn-poisson`) ends at
+        1.8e-8 so, at 3.1e-8 with the first pair's, and by SciPy's BFGS at 2.6e-8.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. With a line search its `update` needs the extra

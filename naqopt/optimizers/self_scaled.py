@@ -28,9 +28,8 @@ def ssbroyden(
 
     Args:
       linesearch: one of Optax's line searches, which should end with the Wolfe conditions: after a
-        step without :math:`s^\top y > 0` there is no update (default: by measuring. A convection
-        network behind 1,500 steps of Adam ended after 620 gradients more at 9e-6 with it, at 6e-5
-        with that of `optax.lbfgs`; SciPy's BFGS at 7e-5).
+        step without :math:`s^\top y > 0` there is no update (default: by measuring, as its first
+        trials are mostly taken).
       store_grad: whether value and gradient at the new params, which the search has computed, are
         kept in the state, where `optax.value_and_grad_from_state` finds them. For deterministic
         losses alone.

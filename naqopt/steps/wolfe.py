@@ -39,9 +39,7 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
       \alpha = \min\left(1, 2.02\, \frac{E(w) - E(w_{prev})}{\nabla E(w)^\top d}\right)
 
     so that an initial matrix that is too large costs no trials, and one near the true one gets
-    :math:`\alpha = 1`. A convection network of 521 params behind 1,500 steps of Adam, loss after
-    620 gradients more, two starts: `naqopt.ssbroyden` by it 9e-6 and 1.4e-5, by Optax's from 1
-    6e-5 and 8e-5 and from its last step 8e-5 and 2e-4, SciPy's BFGS 7e-5 and 1e-4.
+    :math:`\alpha = 1`.
 
     Args:
       max_linesearch_steps: trials at most, ≥ 1 (default: that of `optax.lbfgs`).
