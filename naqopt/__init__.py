@@ -1,6 +1,7 @@
 """Nesterov- and momentum-accelerated quasi-Newton training as Optax gradient transformations."""
 
 from naqopt.batches import full_gradient
+from naqopt.changed_loss import forget_loss
 from naqopt.flatten import flatten
 from naqopt.inverse_hessian import InverseHessian, inverse_hessian
 from naqopt.optimizers.adaqn import adaqn
@@ -27,6 +28,7 @@ __all__ = [
     "diagnostics",
     "eval_params",
     "flatten",
+    "forget_loss",
     "full_gradient",
     "inverse_hessian",
     "lsr1",

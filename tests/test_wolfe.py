@@ -105,13 +105,13 @@ def test_after_a_failure_it_begins_with_one():
     tx = naqopt.bfgs(memory_size=None, linesearch=naqopt.wolfe(5))
     params = jnp.array([1.0, 2.0])
     state = tx.init(params)
-    assert state.step_length == np.inf
+    assert state.step_length.previous_loss == np.inf
     for sign, remembered in ((1.0, 5.0), (-1.0, np.inf)):
         grad = sign * 2 * params
         updates, state = tx.update(
             grad, state, params, value=jnp.sum(params**2), value_fn=lambda p: jnp.sum(p**2)
         )
-        assert state.step_length == (remembered if sign > 0 else np.inf)
+        assert state.step_length.previous_loss == (remembered if sign > 0 else np.inf)
         params = optax.apply_updates(params, updates) if sign > 0 else params
         params = jnp.array([1.0, 2.0]) if sign > 0 else params
     assert int(state.info.searches_failed) == 1

@@ -1,20 +1,26 @@
-"""The methods by name: ours, and other libraries', each by its own defaults where not said."""
+"""The methods by name: ours, and other libraries', each by its own defaults where not said.
+
+When the points change each keeps its dense matrix, by what its library offers for that; methods of
+limited memory begin anew, Adam goes on.
+"""
 
 import dataclasses
 import functools
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import optimistix
 from scipy import optimize
 
 import naqopt
-from benchmarks.physics.runs import Loss, Recorder
+from benchmarks.physics.runs import Loss, Minimiser, Points, Recorder
 from benchmarks.training.full_batches import Descent
 
 # Its import would turn 64-bit numbers on for everything.
@@ -31,13 +37,13 @@ class Method:
 
     Attributes:
       label: its name in tables and plots.
-      run: minimises a loss from a start, until the recorder's budget is spent or it stops.
+      make: the minimiser of a loss, for a recorder.
       ours: whether it is one of this library's.
       rate: whether it needs a learning rate, and then runs without a warm start by Adam.
     """
 
     label: str
-    run: Callable[..., None]
+    make: Callable[..., Minimiser]
     ours: bool = False
     rate: bool = False
 
@@ -45,71 +51,138 @@ class Method:
 def _steps(
     make: Callable[[], optax.GradientTransformation],
     reuse: bool,
+    renew: Callable[[Any], Any] | None,
     loss: Loss,
-    start: jax.Array,
     recorder: Recorder,
-) -> None:
-    """Steps an Optax transformation, whose state may have value and gradient for the next step."""
+) -> Minimiser:
+    """Steps an Optax transformation, whose state may have value and gradient for the next step.
+
+    None for `renew` begins with a fresh state.
+    """
+    del recorder
     tx = optax.with_extra_args_support(make())
-    descent = Descent(tx, loss, reuse)
 
     @jax.jit
-    def advance(params: jax.Array, state: Any) -> Any:
+    def advance(params: jax.Array, state: Any, points: Points) -> Any:
+        descent = Descent(tx, lambda params: loss(params, points), reuse)
+
         def step(carry: Any, _: Any) -> Any:
             return descent.step(*carry)[:2], None
 
         return jax.lax.scan(step, (params, state), length=_STEPS_BETWEEN_CHECKS)[0]
 
-    carry = start, tx.init(start)
-    before = -1
-    # A method that stands still may take no gradient at all.
-    while not recorder.done and recorder.evaluations > before:
-        before = recorder.evaluations
-        carry = jax.block_until_ready(advance(*carry))
+    def renewed(state: Any, params: jax.Array) -> Any:
+        return tx.init(params) if renew is None else renew(state)
+
+    return Minimiser(tx.init, renewed, advance)
 
 
-def _adam(loss: Loss, start: jax.Array, recorder: Recorder, rate: float) -> None:
+def _adam(loss: Loss, recorder: Recorder, rate: float) -> Minimiser:
     schedule = optax.cosine_decay_schedule(rate, recorder.budget)
-    _steps(lambda: optax.adam(schedule), False, loss, start, recorder)
+    return _steps(lambda: optax.adam(schedule), False, lambda state: state, loss, recorder)
 
 
-def _scipy(method: str, loss: Loss, start: jax.Array, recorder: Recorder, **options: Any) -> None:
+class _Memory(NamedTuple):
+    """Between blocks: what is carried over, and whether the method has come to its end."""
+
+    kept: Any
+    ended: bool = False
+
+
+def _scipy(method: str, loss: Loss, recorder: Recorder, **options: Any) -> Minimiser:
     value_and_grad = jax.jit(jax.value_and_grad(loss))
-
-    def evaluate(point: np.ndarray) -> tuple[float, np.ndarray]:
-        value, grad = jax.device_get(value_and_grad(point))
-        return float(value), grad
 
     def stop(intermediate_result: Any) -> None:
         del intermediate_result
-        if recorder.done:
+        if recorder.block_done:
             raise StopIteration
 
-    limits = {"maxiter": recorder.budget, "gtol": 0.0, **options}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        optimize.minimize(
-            evaluate, np.asarray(start), jac=True, method=method, callback=stop, options=limits
+    def advance(params: jax.Array, memory: _Memory, points: Points) -> Any:
+        if memory.ended:
+            return params, memory
+
+        def evaluate(point: np.ndarray) -> tuple[float, np.ndarray]:
+            value, grad = jax.device_get(value_and_grad(point, points))
+            return float(value), grad
+
+        limits = {"maxiter": recorder.budget, "gtol": 0.0, **options}
+        if memory.kept is not None:
+            limits["hess_inv0"] = memory.kept
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = optimize.minimize(
+                evaluate, np.asarray(params), jac=True, method=method, callback=stop, options=limits
+            )
+        kept = _positive_definite(found.hess_inv) if method == "BFGS" else None
+        return jnp.asarray(found.x), _Memory(kept, ended=True)
+
+    def renew(memory: _Memory, params: jax.Array) -> _Memory:
+        del params
+        return _Memory(memory.kept)
+
+    return Minimiser(lambda params: _Memory(None), renew, advance)
+
+
+def _positive_definite(matrix: np.ndarray) -> np.ndarray | None:
+    """Returns the symmetric part, as SciPy checks it; None where it is not positive definite."""
+    symmetric = (matrix + matrix.T) / 2
+    try:
+        np.linalg.cholesky(symmetric)
+    except np.linalg.LinAlgError:
+        return None
+    return symmetric
+
+
+def _optimistix(make: Callable[..., Any], loss: Loss, recorder: Recorder) -> Minimiser:
+    """Drives a solver by its own steps, one a trial of its line search."""
+    del recorder
+    solver = make(rtol=0.0, atol=0.0)
+    # (function, y, args, options, state, tags) are what the steps of a solver take.
+    options: dict[str, Any] = {}
+    tags: frozenset[object] = frozenset()
+
+    def function(params: jax.Array, points: Points) -> tuple[jax.Array, None]:
+        return loss(params, points), None
+
+    def init(params: jax.Array) -> Any:
+        shape = jax.ShapeDtypeStruct((), params.dtype)
+        return solver.init(function, params, None, options, shape, None, tags)
+
+    def renew(state: Any, params: jax.Array) -> Any:
+        """A fresh state but for the matrix; its first step, of no length, leaves that as it is."""
+        fresh = init(params)
+        info = eqx.tree_at(lambda info: info.hessian_inv, fresh.f_info, state.f_info.hessian_inv)
+        return dataclasses.replace(
+            fresh, f_info=info, hessian_update_state=state.hessian_update_state
         )
 
+    @eqx.filter_jit
+    def advance(params: jax.Array, state: Any, points: Points) -> Any:
+        arrays, static = eqx.partition(state, eqx.is_array)
 
-def _optimistix(
-    solver: Callable[..., Any], loss: Loss, start: jax.Array, recorder: Recorder
-) -> None:
-    solution = optimistix.minimise(
-        lambda point, _: loss(point),
-        solver(rtol=0.0, atol=0.0),
-        start,
-        max_steps=recorder.budget,
-        throw=False,
-    )
-    jax.block_until_ready(solution.value)
+        def step(carry: Any) -> Any:
+            number, params, arrays = carry
+            state = eqx.combine(arrays, static)
+            params, state, _ = solver.step(function, params, points, options, state, tags)
+            return number + 1, params, eqx.filter(state, eqx.is_array)
+
+        def goes_on(carry: Any) -> Any:
+            number, params, arrays = carry
+            state = eqx.combine(arrays, static)
+            ended, _ = solver.terminate(function, params, points, options, state, tags)
+            return (number < _STEPS_BETWEEN_CHECKS) & ~ended
+
+        _, params, arrays = jax.lax.while_loop(goes_on, step, (0, params, arrays))
+        return params, eqx.combine(arrays, static)
+
+    return Minimiser(init, renew, advance)
 
 
 def _ours(
     label: str, make: Callable[[], optax.GradientTransformation], reuse: bool = True
 ) -> Method:
-    return Method(label, functools.partial(_steps, make, reuse), ours=True)
+    steps = functools.partial(_steps, make, reuse, naqopt.forget_loss)
+    return Method(label, steps, ours=True)
 
 
 def _bfgs(initial_scale: float | None) -> optax.GradientTransformation:
@@ -139,7 +212,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "scipy-bfgs": Method("SciPy BFGS", functools.partial(_scipy, "BFGS")),
     "optimistix-bfgs": Method("Optimistix BFGS", functools.partial(_optimistix, optimistix.BFGS)),
-    "optax-lbfgs": Method("optax.lbfgs", functools.partial(_steps, optax.lbfgs, True)),
+    "optax-lbfgs": Method("optax.lbfgs", functools.partial(_steps, optax.lbfgs, True, None)),
     "scipy-lbfgs": Method(
         "SciPy L-BFGS-B",
         functools.partial(_scipy, "L-BFGS-B", ftol=0.0, maxfun=10**9),

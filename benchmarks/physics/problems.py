@@ -4,10 +4,12 @@ Definitions and networks are those of the public examples of Urbán, Stefanou an
 (`arXiv:2405.04230 <https://arxiv.org/abs/2405.04230>`_), initial values and boundaries built into
 the network where they can be. Decided here: KdV's initial and boundary values enter the loss ten
 times as heavy as the residual; nonlinear Poisson and the small Poisson problem vanish at the
-boundary by a factor x(1 − x)y(1 − y).
+boundary by a factor x(1 − x)y(1 − y). k1 and k2 of new points are theirs, and 1 and 1 for
+Schrödinger and Helmholtz.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,6 +38,7 @@ class Problem:
       residuals: from the coordinates and the unknown functions to what should vanish.
       exact: (points, coordinates) to the true functions, stacked in front.
       points: how many, in full size; the paper's are more.
+      focus: (k1, k2) of `redraw`; None where the points stay.
       boundary: points on the boundary, and their weight in the loss; 0 for none.
     """
 
@@ -47,6 +50,7 @@ class Problem:
     residuals: Callable[[Mapping[str, Series], Fields], list[jax.Array]]
     exact: Callable[..., np.ndarray]
     points: int = 2_000
+    focus: tuple[float, float] | None = (1.0, 1.0)
     boundary: int = 0
     weight: float = 10.0
 
@@ -67,6 +71,35 @@ class Problem:
         low, high = np.array(list(self.box.values())).T
         return dict(zip(self.box, (low + (high - low) * drawn[:count]).T, strict=True))
 
+    def redraw(
+        self, layers: Layers, seed: tuple[int, ...], count: int, candidates: int
+    ) -> dict[str, np.ndarray]:
+        """Returns fresh points, more of them where the residual r is large.
+
+        Of uniform candidates a point is drawn with a probability in proportion to
+        |r|^k1 / mean |r|^k1 + k2, as in the public examples.
+        """
+        assert self.focus is not None
+        k1, k2 = self.focus
+        draw = np.random.default_rng(seed)
+        drawn = {name: draw.uniform(*ends, candidates) for name, ends in self.box.items()}
+        if k1:
+            power = np.asarray(self._squares(layers, drawn)) ** (k1 / 2)
+            weight = power / power.mean() + k2
+            kept = draw.choice(candidates, count, replace=False, p=weight / weight.sum())
+        else:
+            kept = np.arange(count)
+        return {name: values[kept] for name, values in drawn.items()}
+
+    @functools.cached_property
+    def _squares(self) -> Callable[..., jax.Array]:
+        """Returns the function from layers and points to the squares of the residuals there."""
+
+        def squares(layers: Layers, points: Mapping[str, Any]) -> jax.Array:
+            return sum((r**2 for r in self.residuals(*self.fields(layers, points))), jnp.zeros(()))
+
+        return jax.jit(squares)
+
     def fields(self, layers: Layers, points: Mapping[str, Any]) -> tuple[Any, Fields]:
         """Returns the coordinates and the unknown functions at points."""
         coordinates = {
@@ -74,12 +107,12 @@ class Problem:
         }
         return coordinates, self.solution(layers, coordinates)
 
-    def loss(self, points: Mapping[str, Any], seed: int = 0) -> Callable[[Layers], jax.Array]:
-        """Returns the mean square of the residuals, and of what is wrong on the boundary."""
+    def loss(self, seed: int = 0) -> Callable[[Layers, Mapping[str, Any]], jax.Array]:
+        """Returns the mean square of the residuals at points, and of errors on the boundary."""
         edge = self._edge(seed) if self.boundary else None
         target = None if edge is None else jnp.asarray(self.exact(**edge))
 
-        def loss(layers: Layers) -> jax.Array:
+        def loss(layers: Layers, points: Mapping[str, Any]) -> jax.Array:
             total = sum(jnp.mean(r**2) for r in self.residuals(*self.fields(layers, points)))
             if edge is not None:
                 _, fields = self.fields(layers, edge)
@@ -153,6 +186,7 @@ def _allen_cahn() -> Problem:
         solution,
         residuals,
         references.allen_cahn,
+        focus=(1.0, 0.0),
     )
 
 
@@ -172,6 +206,7 @@ def _kdv() -> Problem:
         solution,
         residuals,
         references.two_solitons,
+        focus=(0.0, 0.0),
         boundary=600,
     )
 
@@ -232,6 +267,7 @@ def _nonlinear_poisson() -> Problem:
         solution,
         residuals,
         lambda x, y: (1 + np.sin(k * x) * np.cos(k * y))[None],
+        focus=(0.0, 0.0),
     )
 
 
@@ -277,6 +313,7 @@ def _poisson() -> Problem:
         residuals,
         lambda x, y: (np.sin(PI * x) * np.sin(PI * y))[None],
         points=900,
+        focus=None,
     )
 
 

@@ -1,18 +1,21 @@
 """One run of a method on a loss: every evaluation is counted, whoever asks for it.
 
-What counts is the lowest loss at which a gradient was taken so far, and the error there. The clock
-starts with the first evaluation, so that what is compiled before it does not count.
+A run is made of blocks of gradients, each with points of its own. What counts is the lowest loss at
+which a gradient was taken in the block so far, and the error there. The clock starts with the first
+evaluation, so that what is compiled before it does not count.
 """
 
+import itertools
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Loss = Callable[[jax.Array], jax.Array]
+Points = Mapping[str, Any]
+Loss = Callable[[jax.Array, Points], jax.Array]
 
 
 class Recorder:
@@ -20,6 +23,7 @@ class Recorder:
 
     Attributes:
       budget: gradients.
+      block: gradients until the points change.
       gradients: taken so far.
       losses: evaluations of the loss alone.
       points: best points, one for each of `curve`.
@@ -27,8 +31,9 @@ class Recorder:
         the logarithm.
     """
 
-    def __init__(self, budget: int, marks: int = 30):
-        self.budget = budget
+    def __init__(self, budget: int, marks: int = 30, block: int | None = None):
+        self.budget, self.block = budget, block or budget
+        self._block_end = 0
         self.gradients = self.evaluations = 0
         self.curve: dict[str, list[float]] = {
             name: [] for name in ("gradients", "losses", "seconds", "loss")
@@ -48,6 +53,18 @@ class Recorder:
         """Whether the budget is spent."""
         jax.effects_barrier()
         return self.gradients >= self.budget
+
+    @property
+    def block_done(self) -> bool:
+        """Whether it is time for other points."""
+        jax.effects_barrier()
+        return self.gradients >= min(self._block_end, self.budget)
+
+    def begin_block(self) -> None:
+        """Lets the best point be one of the points to come."""
+        jax.effects_barrier()
+        self._block_end = self.gradients + self.block
+        self._best = (np.inf, self._best[1])
 
     def counted(self, loss: Loss) -> Loss:
         """Returns the loss, which tells of its evaluations."""
@@ -69,7 +86,7 @@ class Recorder:
             jax.debug.callback(self._differentiated, *primals)
             return cotangent
 
-        return lambda point: mark(loss(point), jax.lax.stop_gradient(point))
+        return lambda point, points: mark(loss(point, points), jax.lax.stop_gradient(point))
 
     def finish(self) -> None:
         """Keeps the end of a run that has not used its budget up."""
@@ -106,11 +123,51 @@ class Recorder:
         self.points.append(point)
 
 
+class Minimiser(NamedTuple):
+    """A method at work on one loss.
+
+    Attributes:
+      init: from the params to its memory.
+      renew: from its memory and the params to its memory for other points.
+      advance: from params, memory and points to params and memory some steps later.
+    """
+
+    init: Callable[[jax.Array], Any]
+    renew: Callable[[Any, jax.Array], Any]
+    advance: Callable[[jax.Array, Any, Points], tuple[jax.Array, Any]]
+
+
 def run(
-    method: Callable[[Loss, jax.Array, Recorder], None], loss: Loss, start: jax.Array, budget: int
+    method: Callable[[Loss, Recorder], Minimiser],
+    loss: Loss,
+    start: jax.Array,
+    draw: Callable[[jax.Array, int], Points],
+    budget: int,
+    block: int | None = None,
 ) -> Recorder:
-    """Returns what a method made of so many gradients."""
-    recorder = Recorder(budget)
-    method(recorder.counted(loss), jnp.asarray(start), recorder)
+    """Returns what a method made of so many gradients.
+
+    Args:
+      method: makes the minimiser of a loss.
+      loss: from params and points to a number.
+      start: the params to begin with.
+      draw: from the params and the number of the block to its points.
+      budget: gradients.
+      block: gradients until the points change; None for never.
+    """
+    recorder = Recorder(budget, block=block)
+    minimiser = method(recorder.counted(loss), recorder)
+    params, memory = jnp.asarray(start), None
+    for number in itertools.count():
+        points = draw(params, number)
+        memory = minimiser.init(params) if number == 0 else minimiser.renew(memory, params)
+        recorder.begin_block()
+        before = -1
+        # A method that stands still may take no gradient at all.
+        while not recorder.block_done and recorder.evaluations > before:
+            before = recorder.evaluations
+            params, memory = jax.block_until_ready(minimiser.advance(params, memory, points))
+        if recorder.done or not block:
+            break
     recorder.finish()
     return recorder

@@ -108,6 +108,7 @@ CALLS: Mapping[str, Call] = {
     "mosr1": Call("mosr1", naqopt.mosr1, 1),
 }
 ADAM = Call("optax.adam", functools.partial(optax.adam, 1e-3), 1)
+SGD = Call("optax.sgd", functools.partial(optax.sgd, 0.1), 1)
 LBFGS = Call("optax.lbfgs", optax.lbfgs, 1)
 
 

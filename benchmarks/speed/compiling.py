@@ -11,7 +11,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.speed import calls, stepping, tasks, timing
-from benchmarks.speed.calls import ADAM, CALLS, LBFGS, Call
+from benchmarks.speed.calls import ADAM, CALLS, LBFGS, SGD, Call
 from benchmarks.speed.sizes import Sizes
 from benchmarks.speed.tasks import Task
 from benchmarks.speed.timing import Entry
@@ -22,11 +22,14 @@ _PICTURED = ("onaq-flat", "asnaq-flat")  # more lines would hide each other
 _FLAT = "-flat"  # the end of a flattened call's name
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ", re.MULTILINE)
 GRADIENT = "loss and gradient"
+_SGD, _SGD_FLAT = "sgd", "sgd-flat"  # what splitting and joining alone costs
+_PEERS = (GRADIENT, "adam", _SGD, _SGD_FLAT)  # which have no target
 
 
 def by_arrays(sizes: Sizes) -> list[Entry]:
     """Compares compile times with Optax's L-BFGS over the number of the params' arrays."""
-    compared = _both_ways(sizes)
+    both_ways = _both_ways(sizes)
+    compared = both_ways | {_SGD: SGD, _SGD_FLAT: calls.flat(SGD)}
     found, measured = [], {}
     for arrays, rounds in sizes.compile_rounds.items():
         task = tasks.tanh_network(arrays)
@@ -34,7 +37,7 @@ def by_arrays(sizes: Sizes) -> list[Entry]:
         found += entries
         measured[arrays] = times
     one, most = min(measured), max(measured)
-    flattened = {name: call for name, call in compared.items() if name.endswith(_FLAT)}
+    flattened = {name: call for name, call in both_ways.items() if name.endswith(_FLAT)}
     return found + [_flatness(call, measured, one, most, name) for name, call in flattened.items()]
 
 
@@ -157,7 +160,7 @@ def _compared(
     entries = []
     for name, label in labels.items():
         half = name.removesuffix(_FLAT) in _HALF
-        target = None if name in (GRADIENT, "adam") else 0.5 if half else 1.0
+        target = None if name in _PEERS else 0.5 if half else 1.0
         entries.append(
             timing.ratio(
                 f"{label} / optax.lbfgs",
@@ -180,7 +183,9 @@ def _flatness(
     """Compares a flattened call's compile time with many arrays and with one.
 
     Every gradient that a step takes is a copy of the loss's own program, whose compile time grows
-    with its layers; it is taken off.
+    with its layers; it is taken off. Part of the rest is nothing but the arrays' own number: the
+    note has the ratio that one splitting and one joining of them would leave, which are what
+    flattened SGD adds to SGD.
     """
 
     def seconds(arrays: int, gradients: int) -> float:
@@ -188,6 +193,8 @@ def _flatness(
         return statistics.median(times[name]) - gradients * statistics.median(times[GRADIENT])
 
     own = [seconds(arrays, call.gradients) for arrays in (most, one)]
+    peers = [statistics.median(measured[most][name]) for name in (_SGD_FLAT, _SGD)]
+    least = 1 + (peers[0] - peers[1]) / own[1]
     return timing.entry(
         f"{call.label}, {most} arrays / {tasks.plural(one, 'array')}",
         "less the gradients' own",
@@ -195,5 +202,6 @@ def _flatness(
         1.2,
         top_ms=1e3 * own[0],
         bottom_ms=1e3 * own[1],
-        note=f"gradients included {seconds(most, 0) / seconds(one, 0):.3g}",
+        note=f"gradients included {seconds(most, 0) / seconds(one, 0):.3g}; "
+        f"of splitting and joining alone {least:.3g}",
     )

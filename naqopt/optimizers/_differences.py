@@ -72,6 +72,11 @@ def init_pending(params: Tree, has_momentum: bool, expects: bool = False) -> Pen
     )
 
 
+def without_pair(pending: Pending) -> Pending:
+    """Returns it so that no pair waits, and nothing is extrapolated from the gradient before."""
+    return pending._replace(waits=jnp.zeros_like(pending.waits))
+
+
 def settle(
     update: Callable[..., tuple[Any, Scalar]],
     difference: Callable[[Tree, Tree, Tree], Tree],
@@ -109,7 +114,8 @@ def settle(
 def extrapolate(pending: Pending, mu: Scalar, updates: Tree, raw: Tree) -> tuple[Tree, Tree]:
     """Returns (1+μ) g − μ g_prev of the updates and of the raw gradients, each of its own kind.
 
-    μ is 0 at the first step, behind which nothing is.
+    μ is 0 where no pair waits: behind the first step nothing is, behind a refused one w itself, and
+    behind a changed loss the gradient of another one.
     """
 
     def onward(now: Tree, before: Tree) -> Tree:

@@ -24,8 +24,14 @@ import optax
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature.indefinite import Indefinite
-from naqopt.optimizers._differences import Pending, extrapolate, init_pending, settle
-from naqopt.optimizers._stored import Stored, init_stored, update_stored
+from naqopt.optimizers._differences import (
+    Pending,
+    extrapolate,
+    init_pending,
+    settle,
+    without_pair,
+)
+from naqopt.optimizers._stored import Stored, init_stored, update_stored, without_value
 from naqopt.state import Info, gathered, init_info, record
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
@@ -89,6 +95,13 @@ class TrustRegionState(NamedTuple):
         """Returns μ v, what the params are ahead of the iterate by."""
         assert self.momentum is not None
         return _tree.scale(self.momentum, self.velocity)
+
+    def without_loss(self) -> "TrustRegionState":
+        """Returns the state for a loss that has changed."""
+        return self._replace(
+            pending=None if self.pending is None else without_pair(self.pending),
+            stored=None if self.stored is None else without_value(self.stored),
+        )
 
 
 class Solution(NamedTuple):
@@ -228,7 +241,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             curvature = curvature._replace(size=size)
             lookahead = _tree.scale(mu, state.velocity)
             point = _tree.add(point, lookahead)
-            g, measured = extrapolate(pending, jnp.where(state.count > 0, mu, 0), g, raw)
+            g, measured = extrapolate(pending, jnp.where(pending.waits, mu, 0), g, raw)
 
         def loss_at(wide_point: Tree) -> jax.Array:
             return loss(_tree.cast_as(params, wide_point)).astype(dtype)

@@ -29,6 +29,11 @@ def init_stored(params: Tree) -> Stored:
     return Stored(jnp.full((), jnp.inf, dtype), jax.tree.map(jnp.zeros_like, params))
 
 
+def without_value(stored: Stored) -> Stored:
+    """Returns it so that nothing counts as stored."""
+    return stored._replace(value=jnp.full_like(stored.value, jnp.inf))
+
+
 def value_and_grad(
     optimizer: str, choice: Choice, loss: Any, grad_fn: Any, arrival: Tree
 ) -> Stored:

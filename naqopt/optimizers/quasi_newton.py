@@ -30,12 +30,24 @@ import optax
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature
-from naqopt.optimizers._differences import Pending, extrapolate, init_pending, settle
-from naqopt.optimizers._stored import Stored, init_stored, update_stored, value_and_grad
+from naqopt.optimizers._differences import (
+    Pending,
+    extrapolate,
+    init_pending,
+    settle,
+    without_pair,
+)
+from naqopt.optimizers._stored import (
+    Stored,
+    init_stored,
+    update_stored,
+    value_and_grad,
+    without_value,
+)
 from naqopt.state import Info, gathered, init_info, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
-from naqopt.steps.line_search import Line, StepLength
+from naqopt.steps.line_search import Line, PreviousLoss, StepLength
 from naqopt.steps.schedules import Momentum
 
 
@@ -90,7 +102,7 @@ class QuasiNewtonState(NamedTuple):
       velocity: v.
       curvature: the pairs, or the dense matrix.
       pending: what a method with one gradient a step keeps for the next.
-      step_length: the number that the step length keeps.
+      step_length: what the step length keeps.
       losses: the last E(w), newest last, the lowest number where unknown; None without restarts.
       stored: value and gradient at the params, with `store_grad`.
       info: scalars for `naqopt.diagnostics`.
@@ -101,7 +113,7 @@ class QuasiNewtonState(NamedTuple):
     velocity: Tree | None
     curvature: Any
     pending: Pending | None
-    step_length: jax.Array | None
+    step_length: Any
     losses: jax.Array | None
     stored: Stored | None
     info: Info
@@ -110,6 +122,16 @@ class QuasiNewtonState(NamedTuple):
         """Returns μ v, what the params are ahead of the iterate by."""
         assert self.momentum is not None
         return _tree.scale(self.momentum, self.velocity)
+
+    def without_loss(self) -> "QuasiNewtonState":
+        """Returns the state for a loss that has changed."""
+        losses, number = self.losses, self.step_length
+        return self._replace(
+            pending=None if self.pending is None else without_pair(self.pending),
+            step_length=number.unknown() if isinstance(number, PreviousLoss) else number,
+            losses=None if losses is None else jnp.full_like(losses, _unknown(losses.dtype)),
+            stored=None if self.stored is None else without_value(self.stored),
+        )
 
 
 # The parts of a step.
@@ -283,7 +305,7 @@ def _step(
             mu, here = jnp.where(restarts, 0, mu), jnp.where(restarts, loss_at_params(), here)
         lookahead = _tree.scale(mu, state.velocity)
         point = _tree.add(point, lookahead)
-        weight = jnp.where(state.count > 0, mu, 0)
+        weight = jnp.where(state.pending.waits, mu, 0)
         g, extrapolated = extrapolate(state.pending, weight, g, raw)
         norm_g = _tree.norm(g)
     if product is None:

@@ -59,7 +59,8 @@ class StepLength(NamedTuple):
     """How a step length is found.
 
     Attributes:
-      init: from a dtype to the number that is kept between steps.
+      init: from a dtype to the number that is kept between steps, a `PreviousLoss` where it is
+        the loss's.
       choose: from that number and a line to a choice and the next number.
       learn: from that number, a curvature pair and whether it was stored to the next number.
       needs_loss: whether `choose` evaluates the loss.
@@ -69,6 +70,20 @@ class StepLength(NamedTuple):
     choose: Callable[[Any, Line], tuple[Choice, Any]]
     learn: Callable[[Any, Tree, Tree, Scalar], Any] = lambda number, s, y, stored: number
     needs_loss: bool = True
+
+
+class PreviousLoss(NamedTuple):
+    """What a search keeps that compares its loss with the last one's.
+
+    Attributes:
+      previous_loss: E where the last search began; infinite where unknown.
+    """
+
+    previous_loss: jax.Array
+
+    def unknown(self) -> "PreviousLoss":
+        """Returns that nothing is known."""
+        return PreviousLoss(jnp.full_like(self.previous_loss, jnp.inf))
 
 
 def fixed() -> StepLength:
@@ -280,7 +295,8 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
     a failure the next search starts from 1.
     """
 
-    def choose(last: Scalar, line: Line) -> tuple[Choice, Scalar]:
+    def choose(kept_number: Any, line: Line) -> tuple[Choice, Any]:
+        (last,) = jax.tree.leaves(kept_number)
         zero: Any = jnp.zeros_like(last)
         kept = linesearch.init(zero)
         remembered, unknown = _memory(kept)
@@ -315,11 +331,13 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
             value,
             None if found.grad is None else found.grad[1],
         )
-        return choice, jnp.where(failed, unknown, getattr(found, remembered)).astype(last.dtype)
+        number = jnp.where(failed, unknown, getattr(found, remembered)).astype(last.dtype)
+        return choice, jax.tree.map(lambda _: number, kept_number)
 
-    def init(dtype: Any) -> Scalar:
-        zero = jnp.zeros((), dtype)
-        return jnp.full_like(zero, _memory(linesearch.init(zero))[1])
+    def init(dtype: Any) -> Any:
+        begun = linesearch.init(jnp.zeros((), dtype))
+        number = jnp.full((), _memory(begun)[1], dtype)
+        return PreviousLoss(number) if isinstance(begun, WolfeState) else number
 
     return StepLength(init, choose)
 
