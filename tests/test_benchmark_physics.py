@@ -169,18 +169,16 @@ def test_a_study_writes_a_table_and_a_picture(tmp_path, monkeypatch):
         "adam": methods.METHODS["adam"],
     }
     monkeypatch.setattr(methods, "METHODS", table)
-    monkeypatch.setattr(physics_informed, "QUICK_BLOCK", 20)
     monkeypatch.setattr(methods, "ADAM_RATES", (0.001, 0.01))
-    monkeypatch.setattr(physics_informed, "QUICK_METHODS", tuple(table))
-    monkeypatch.setattr(physics_informed, "QUICK_BUDGET", 30)
-    monkeypatch.setattr(physics_informed, "QUICK_POINTS", 64)
+    small = physics_informed.Size(tuple(table), 1, 64, 50, 30, 20, 1_000)
+    monkeypatch.setattr(physics_informed, "QUICK", small)
     folder = tmp_path / "pinn-burgers"
-    picture = physics_informed.run("burgers", folder, quick=True)
+    picture = physics_informed.run("burgers", physics_informed.REDUCED, folder, quick=True)
     assert picture.stat().st_size > 10_000
     text = (folder / "results.md").read_text()
     assert all(word in text for word in ("BFGS", "descent", "Adam, cosine decay, tuned (0.0"))
     before = (folder / "pinn-burgers.json").read_text()
-    physics_informed.run("burgers", folder, quick=True)
+    physics_informed.run("burgers", physics_informed.REDUCED, folder, quick=True)
     assert (folder / "pinn-burgers.json").read_text() == before
 
 

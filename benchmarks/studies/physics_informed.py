@@ -6,9 +6,10 @@ rate that is tuned on another start and ends at 0. The points are drawn anew eve
 the residuals of each method's own solution (those of the small Poisson problem stay), as few points
 that stay are fitted and nothing between them. Reduced here to what two cores can do: 2,000 points
 and 5,000 gradients, where the published runs have 8,000 to 15,000 points and 10,000 to 50,000
-steps.
+steps; `pinn-burgers-in-full` is SSBroyden at the published size of one.
 """
 
+import dataclasses
 import functools
 import itertools
 from pathlib import Path
@@ -25,15 +26,40 @@ from benchmarks.reports import records, tables
 from benchmarks.reports.progress import progress_bar
 from benchmarks.training.study import Study
 
-STARTS, BUDGET, WARM_STEPS, WARM_RATE = 3, 5_000, 1_000, 5e-3
-QUICK_STARTS, QUICK_BUDGET, QUICK_WARM_STEPS, QUICK_POINTS = 1, 100, 50, 200
-QUICK_METHODS = ("ssbroyden", "bfgs", "scipy-bfgs", "adam")
-BLOCK, CANDIDATES = 500, 50_000
-QUICK_BLOCK, QUICK_CANDIDATES = 40, 1_000
+WARM_RATE = 5e-3
 TUNING_START = 1000
 
 
-def run(name: str, folder: Path, quick: bool = False, seeds: int | None = None) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much of everything a study has.
+
+    Attributes:
+      methods: names; () for all of them.
+      starts: runs of a method.
+      points: at which the residuals are taken; None for the problem's own number.
+      adam_steps: taken before.
+      budget: gradients.
+      block: gradients between new points.
+      candidates: of which the new points are drawn.
+    """
+
+    methods: tuple[str, ...] = ()
+    starts: int = 3
+    points: int | None = None
+    adam_steps: int = 1_000
+    budget: int = 5_000
+    block: int = 500
+    candidates: int = 50_000
+
+
+REDUCED = Size()
+QUICK = Size(("ssbroyden", "bfgs", "scipy-bfgs", "adam"), 1, 200, 50, 100, 40, 1_000)
+# That of the public example.
+BURGERS_IN_FULL = Size(("ssbroyden",), 1, 10_000, 5_000, 10_000)
+
+
+def run(name: str, size: Size, folder: Path, quick: bool = False, seeds: int | None = None) -> Path:
     """Runs what is missing of a study; the quick form has fewer points, gradients and methods."""
     # These import what no other experiment needs.
     from benchmarks.physics.methods import METHODS
@@ -41,24 +67,24 @@ def run(name: str, folder: Path, quick: bool = False, seeds: int | None = None) 
     from benchmarks.training.comparison import float64
 
     problem = PROBLEMS[name]
-    starts = seeds or (QUICK_STARTS if quick else STARTS)
+    size = QUICK if quick else size
+    starts = seeds or size.starts
     settings = {
         "problem": name,
-        "points": min(QUICK_POINTS, problem.points) if quick else problem.points,
+        "points": size.points or problem.points,
         "boundary": problem.boundary,
         "parameters": sum((n + 1) * m for n, m in itertools.pairwise(problem.widths)),
-        "budget": QUICK_BUDGET if quick else BUDGET,
-        "adam_steps": QUICK_WARM_STEPS if quick else WARM_STEPS,
+        "budget": size.budget,
+        "adam_steps": size.adam_steps,
     }
     if problem.focus is not None:
-        settings["block"] = QUICK_BLOCK if quick else BLOCK
-        settings["candidates"] = QUICK_CANDIDATES if quick else CANDIDATES
-    title = f"pinn-{name}: {problem.title}" + (" (QUICK form)" if quick else "")
+        settings["block"], settings["candidates"] = size.block, size.candidates
+    title = f"{folder.name}: {problem.title}" + (" (QUICK form)" if quick else "")
     path = folder / f"{folder.name}.json"
     packages = ("scipy", "optimistix", "ssbroyden_optimistix")
     content = records.opened(path, title, settings, "methods", packages)
     save = functools.partial(records.write, path, content)
-    names = QUICK_METHODS if quick else tuple(METHODS)
+    names = size.methods or tuple(METHODS)
     with float64():
         task = _Task(problem, settings)
         for method in names:
@@ -181,12 +207,18 @@ def _described(settings: dict[str, Any], starts: int) -> str:
     )
 
 
+def _sizes(name: str) -> dict[str, Size]:
+    """Returns the sizes in which a problem is run, by the end of the study's name."""
+    return {"": REDUCED} | ({"-in-full": BURGERS_IN_FULL} if name == "burgers" else {})
+
+
 STUDIES = tuple(
     Study(
-        f"pinn-{name}",
+        f"pinn-{name}{ending}",
         problem.title + ".\n\n" + (__doc__ or ""),
-        functools.partial(run, name),
+        functools.partial(run, name, size),
         options=("seeds",),
     )
     for name, problem in PROBLEMS.items()
+    for ending, size in _sizes(name).items()
 )
