@@ -1,5 +1,6 @@
 """How the time of a step grows with the arrays, the memory and the parameters."""
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.reports.progress import progress_bar
@@ -81,9 +82,13 @@ def _split(call: Call, many: Task, one: Task, target: float | None, rounds: int)
     if call is not ADAM and not call.takes_snapshots:
         turns["flat"] = stepping.steps(many, calls.flat(call))
     times = timing.interleaved(turns, rounds)
+    kernels = {name: stepping.kernels(turn) for name, turn in turns.items()}
     found = []
     for name in [name for name in turns if name != "one"]:
         label = call.label if name == "many" else calls.flat(call).label
+        more = kernels[name] - kernels["one"]
+        slower = statistics.median(times[name]) - statistics.median(times["one"])
+        each = 1e6 * slower / many.steps / max(more, 1)
         found.append(
             timing.ratio(
                 f"{label} / 1 array",
@@ -92,6 +97,7 @@ def _split(call: Call, many: Task, one: Task, target: float | None, rounds: int)
                 times["one"],
                 target,
                 repeated=many.steps,
+                note=f"{more:,} kernels more, {each:.2g} µs each",
             )
         )
     return found

@@ -52,6 +52,14 @@ def steps(task: Task, call: Call) -> Donating:
     return Donating(advance, carry, task.data, restarts=size <= RESTARTED_BYTES)
 
 
+def kernels(turn: Donating) -> int:
+    """Returns how many fused operations the compiled loop of a turn launches a step."""
+    assert turn.start is not None
+    lowered: Any = turn.function
+    text = lowered.lower(turn.start, *turn.arguments).compile().as_text()
+    return text.count(" fusion(")
+
+
 def gradients(task: Task) -> Donating:
     """Returns the turn of as many gradients, with the cheapest of steps in between."""
 
