@@ -27,7 +27,7 @@ QUICKLY := NAQOPT_QUICK_COMPILATION=1 $(PYTEST)
 test: .venv/.examples .venv/.test
 	$(QUICKLY) -m "not slow and not default_compiler"
 	$(PYTEST) -m "not slow and default_compiler"
-test-full: .venv/.examples .venv/.test
+test-full: .venv/.examples .venv/.test .venv/.small-models
 	$(QUICKLY) -m "not default_compiler"
 	$(PYTEST) -m "default_compiler"
 	$(PYTEST) -m "not default_compiler" tests/test_adaptive.py tests/*_listings.py

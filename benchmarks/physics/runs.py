@@ -6,6 +6,7 @@ evaluation, so that what is compiled before it does not count.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ class Recorder:
     Attributes:
       budget: gradients.
       block: gradients until the points change.
+      seconds: after which a run ends, whatever is left of the budget.
       gradients: taken so far.
       losses: evaluations of the loss alone.
       points: best points, one for each of `curve`.
@@ -31,8 +33,14 @@ class Recorder:
         the logarithm.
     """
 
-    def __init__(self, budget: int, marks: int = 30, block: int | None = None):
-        self.budget, self.block = budget, block or budget
+    def __init__(
+        self,
+        budget: int,
+        marks: int = 30,
+        block: int | None = None,
+        seconds: float = math.inf,
+    ):
+        self.budget, self.block, self.seconds = budget, block or budget, seconds
         self._block_end = 0
         self.gradients = self.evaluations = 0
         self.curve: dict[str, list[float]] = {
@@ -50,15 +58,17 @@ class Recorder:
 
     @property
     def done(self) -> bool:
-        """Whether the budget is spent."""
+        """Whether the budget, or the time, is spent."""
         jax.effects_barrier()
-        return self.gradients >= self.budget
+        started = math.inf if self._started is None else self._started
+        late = time.perf_counter() - started > self.seconds
+        return self.gradients >= self.budget or late
 
     @property
     def block_done(self) -> bool:
         """Whether it is time for other points."""
         jax.effects_barrier()
-        return self.gradients >= min(self._block_end, self.budget)
+        return self.done or self.gradients >= self._block_end
 
     def begin_block(self) -> None:
         """Lets the best point be one of the points to come."""
@@ -144,6 +154,8 @@ def run(
     draw: Callable[[jax.Array, int], Points],
     budget: int,
     block: int | None = None,
+    marks: int = 30,
+    seconds: float = math.inf,
 ) -> Recorder:
     """Returns what a method made of so many gradients.
 
@@ -154,8 +166,10 @@ def run(
       draw: from the params and the number of the block to its points.
       budget: gradients.
       block: gradients until the points change; None for never.
+      marks: how many points of the curve.
+      seconds: after which it ends.
     """
-    recorder = Recorder(budget, block=block)
+    recorder = Recorder(budget, marks, block, seconds)
     minimiser = method(recorder.counted(loss), recorder)
     params, memory = jnp.asarray(start), None
     for number in itertools.count():

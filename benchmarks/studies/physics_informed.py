@@ -6,12 +6,14 @@ rate that is tuned on another start and ends at 0. The points are drawn anew eve
 the residuals of each method's own solution (those of the small Poisson problem stay), as few points
 that stay are fitted and nothing between them. Reduced here to what two cores can do: 2,000 points
 and 5,000 gradients, where the published runs have 8,000 to 15,000 points and 10,000 to 50,000
-steps; `pinn-burgers-in-full` is SSBroyden at the published size of one.
+steps. A run ends after five minutes (SciPy's BFGS takes d³ operations a step).
+`pinn-burgers-in-full` is SSBroyden at the published size of one.
 """
 
 import dataclasses
 import functools
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ class Size:
       budget: gradients.
       block: gradients between new points.
       candidates: of which the new points are drawn.
+      seconds: after which a run ends.
     """
 
     methods: tuple[str, ...] = ()
@@ -51,12 +54,13 @@ class Size:
     budget: int = 5_000
     block: int = 500
     candidates: int = 50_000
+    seconds: float = 300
 
 
 REDUCED = Size()
 QUICK = Size(("ssbroyden", "bfgs", "scipy-bfgs", "adam"), 1, 200, 50, 100, 40, 1_000)
 # That of the public example.
-BURGERS_IN_FULL = Size(("ssbroyden",), 1, 10_000, 5_000, 10_000)
+BURGERS_IN_FULL = Size(("ssbroyden",), 1, 10_000, 5_000, 10_000, seconds=math.inf)
 
 
 def run(name: str, size: Size, folder: Path, quick: bool = False, seeds: int | None = None) -> Path:
@@ -86,7 +90,7 @@ def run(name: str, size: Size, folder: Path, quick: bool = False, seeds: int | N
     save = functools.partial(records.write, path, content)
     names = size.methods or tuple(METHODS)
     with float64():
-        task = _Task(problem, settings)
+        task = _Task(problem, settings, size.seconds)
         for method in names:
             entry = content["methods"].setdefault(method, {"rates": {}, "runs": {}})
             _complete(task, METHODS[method], entry, starts, save)
@@ -98,8 +102,8 @@ def run(name: str, size: Size, folder: Path, quick: bool = False, seeds: int | N
 class _Task:
     """A problem as a loss of one vector and of points."""
 
-    def __init__(self, problem: Problem, settings: dict[str, Any]):
-        self.problem, self.settings = problem, settings
+    def __init__(self, problem: Problem, settings: dict[str, Any], seconds: float = math.inf):
+        self.problem, self.settings, self.seconds = problem, settings, seconds
         self.grid = problem.grid()
         self.true = problem.exact(**self.grid)
         layers_loss = problem.loss()
@@ -186,6 +190,7 @@ def _run(task: _Task, make: Any, seed: int, warm: bool) -> dict[str, Any]:
         lambda vector, block: task.draw(vector, seed, block),
         budget,
         task.settings.get("block"),
+        seconds=task.seconds,
     )
     errors = [float(task.error(jnp.asarray(point))) for point in recorder.points]
     curve = {**recorder.curve, "error": errors}
