@@ -81,43 +81,65 @@ def clear(dense: Dense, condition: Scalar) -> Dense:
     return dense._replace(size=jnp.where(condition, 0, dense.size))
 
 
-class _Scaled(NamedTuple):
-    """What an update other than BFGS does besides adding a bᵀ + b aᵀ: H/τ − sign c cᵀ."""
+class _Squares(NamedTuple):
+    """A change of the matrix: H/τ + Σ σ v vᵀ.
 
-    inverse_tau: Scalar
-    sign: Scalar
-    c: Tree
-
-
-def _add_symmetric(matrix: Tree, a: Tree, b: Tree, scaled: _Scaled | None = None) -> Tree:
-    """Returns the matrix + a bᵀ + b aᵀ, or as `_Scaled` has it, in one pass.
-
-    The vectors are computed first, and not anew for each row of the matrix.
+    Attributes:
+      inverse_tau: 1/τ; None for 1.
+      signs: σ of each, 1, −1 or 0.
+      vectors: v of each.
     """
-    # The sign goes to one of the factors, as c is that of a square.
-    square = [] if scaled is None else [scaled.c, _tree.scale(scaled.sign, scaled.c)]
-    a, b, *square = _finished(a, b, *square)
 
-    def outer(column: jax.Array, row: jax.Array) -> jax.Array:
+    inverse_tau: Scalar | None
+    signs: tuple[Any, ...]
+    vectors: tuple[Tree, ...]
+
+
+def _add_squares(matrix: Tree, squares: _Squares) -> Tree:
+    """Returns the matrix after a change, in one pass.
+
+    The vectors are computed first, and not anew for each row of the matrix. v_i v_j is v_j v_i to
+    the last bit, so that the matrix stays symmetric.
+    """
+    signed = (_tree.scale(s, v) for s, v in zip(squares.signs, squares.vectors, strict=True))
+    finished = _finished(*squares.vectors, *signed)
+    count = len(squares.vectors)
+    vectors, columns = finished[:count], [_tree.ravel(v) for v in finished[count:]]
+    factor = None
+    if squares.inverse_tau is not None:
+        (factor,) = _tree.together(squares.inverse_tau)
+
+    def add(rows: jax.Array, *parts: jax.Array) -> jax.Array:
         # Ranks are made equal, as strict modes of JAX ask.
-        return column.reshape(len(column), *[1] * row.ndim) * row[None]
-
-    flat_a, flat_b = _tree.ravel(a), _tree.ravel(b)
-    if scaled is None:
-        return jax.tree.map(
-            lambda rows, x, y: rows + (outer(flat_a, y) + outer(flat_b, x)).astype(rows.dtype),
-            matrix,
-            a,
-            b,
+        shape = len(rows), *[1] * (rows.ndim - 1)
+        added = sum(
+            (
+                column.reshape(shape) * part[None]
+                for column, part in zip(columns, parts, strict=True)
+            ),
+            start=jnp.zeros((), rows.dtype),
         )
-    c, signed = square
-    flat_c, (factor,) = _tree.ravel(signed), _tree.together(scaled.inverse_tau)
+        scaled = rows if factor is None else factor.astype(rows.dtype) * rows
+        return scaled + added.astype(rows.dtype)
 
-    def add(rows: jax.Array, x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
-        added = outer(flat_a, y) + outer(flat_b, x) - outer(flat_c, z)
-        return factor.astype(rows.dtype) * rows + added.astype(rows.dtype)
+    return jax.tree.map(add, matrix, *vectors)
 
-    return jax.tree.map(add, matrix, a, b, c)
+
+def _times(hg: Tree, g: Tree, squares: _Squares) -> Tree:
+    """Returns H⁺ g from H g, as `_add_squares` makes H⁺ from H."""
+    weights = [
+        sign * weight
+        for sign, weight in zip(
+            squares.signs, _tree.dots(*((v, g) for v in squares.vectors)), strict=True
+        )
+    ]
+    scaled = hg if squares.inverse_tau is None else _tree.scale(squares.inverse_tau, hg)
+
+    def add(product: jax.Array, *parts: jax.Array) -> jax.Array:
+        added = (w.astype(product.dtype) * part for w, part in zip(weights, parts, strict=True))
+        return sum(added, start=product).astype(product.dtype)
+
+    return jax.tree.map(add, scaled, *squares.vectors)
 
 
 def _finished(*trees: Tree) -> list[Tree]:
@@ -158,16 +180,19 @@ def _update(
 ) -> tuple[Dense, Scalar, Tree | None]:
     """Returns the matrix after the pair (s, y), whether it was usable, and H⁺ g if g is given.
 
-    The update of `naqopt.curvature.broyden`, multiplied out, with ρ = 1/sᵀy and h = ρ yᵀH y::
+    The update of `naqopt.curvature.broyden` as three squares, with ρ = 1/sᵀy and h = ρ yᵀH y::
 
-        H⁺ = H/τ + s uᵀ + u sᵀ − (1 − φ)/(τ yᵀH y) H y yᵀH,   u = ½ ρ (1 + φ h/τ) s − φ/τ ρ H y
+        H⁺ = H/τ − p pᵀ + q qᵀ + r rᵀ
+        r = √ρ s,   z = √ρ H y,   p = z/√(h τ),   q = √(φ h/τ) (r − z/h)
 
-    For BFGS φ = τ = 1, and it is (I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ. Before the first pair
-    H = γ I with γ = sᵀy/yᵀy, or `numerator`/yᵀy. Where the gradient has not changed at all the
-    pairs that made so short a step are forgotten.
+    so that rounding can make H⁺ indefinite by no more than the difference H/τ − p pᵀ does. (BFGS'
+    product form multiplied out, with s uᵀ + u sᵀ, is not as good: in long runs on ill-conditioned
+    losses H came to have negative eigenvalues.) Before the first pair H = γ I with γ = sᵀy/yᵀy, or
+    `numerator`/yᵀy. Where the gradient has not changed at all the pairs that made so short a step
+    are forgotten; a pair with yᵀH y ≤ 0 is refused.
 
-    H y and H g are of one pass over the matrix, and H⁺ g = H g/τ + ... by the same sum as H⁺, so
-    that a step reads H twice and writes it once.
+    H y and H g are of one pass over the matrix, and H⁺ g of the same sum as H⁺, so that a step
+    reads H twice and writes it once.
 
     Args:
       dense: the matrix.
@@ -201,7 +226,7 @@ def _update(
         hg = _tree.where(first, _tree.scale(gamma, g), hg)
     hy = _tree.where(first, _tree.scale(gamma, y), hy)
     h = rho * _tree.dot(y, hy).astype(dtype)
-    scaled, phi_by_tau = None, jnp.ones_like(h)
+    phi, inverse_tau = jnp.ones_like(h), None
     if rule != broyden.BFGS:
         b = jnp.zeros_like(h)
         if expected is not None:  # of γ I before the first pair
@@ -210,64 +235,42 @@ def _update(
         d = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(s))
         phi, tau = broyden.coefficients(rule, h, b, d)
         inverse_tau = 1 / tau
-        phi_by_tau = phi * inverse_tau
-        sound = (h > 0) & (b >= 0) & jnp.isfinite(h * b) & jnp.isfinite(inverse_tau)
-        stored = stored & sound & jnp.isfinite(phi_by_tau)
-        # √(|1 − φ|/(τ yᵀHy)) H y, with yᵀHy = h/ρ
-        ratio = jnp.abs(1 - phi) * inverse_tau / jnp.where(stored, h, 1)
-        weight = jnp.sqrt(ratio) * jnp.sqrt(rho)
-        scaled = _Scaled(inverse_tau, jnp.sign(1 - phi), _tree.scale(weight, hy))
-    factor = 0.5 * (1 + phi_by_tau * h)
-    # ρ goes to the vectors first: its square overflows where s is short.
-    on_hy = phi_by_tau * rho
-    u = jax.tree.map(
-        lambda x, z: factor.astype(x.dtype) * (rho.astype(x.dtype) * x) - on_hy.astype(x.dtype) * z,
-        s,
-        hy,
-    )
-    stored = stored & jnp.isfinite(_tree.squared_norm(u))
+        stored = stored & (b >= 0) & jnp.isfinite(h * b) & jnp.isfinite(inverse_tau)
+    stored = stored & (h > 0) & jnp.isfinite(h)
+    squares, length = _squares(s, hy, rho, jnp.where(stored, h, 1), phi, inverse_tau)
+    stored = stored & jnp.isfinite(length)
 
     # A refused pair becomes zeros, which leave the matrix as it is.
     (keep,) = _tree.masks(stored)
-    s, u = _tree.choose((keep, (s, u)))
-    if scaled is not None:
-        scaled = _Scaled(
-            jnp.where(stored, scaled.inverse_tau, 1),
-            jnp.where(stored, scaled.sign, 0),
-            _tree.choose((keep, scaled.c)),
-        )
+    squares = squares._replace(vectors=_tree.choose((keep, squares.vectors)))
+    if inverse_tau is not None:
+        squares = squares._replace(inverse_tau=jnp.where(stored, inverse_tau, 1))
     begins, gamma = _tree.together(stored & first, gamma)
     start = _begin(dense, gamma, begins)
     size = jnp.where(unchanged, 0, dense.size + stored.astype(jnp.int32))
-    product = None
-    if g is not None:
-        product = _product(hg, g, s, u, scaled)
-    return Dense(_add_symmetric(start, s, u, scaled), size), stored, product
+    product = None if hg is None else _times(hg, g, squares)
+    return Dense(_add_squares(start, squares), size), stored, product
 
 
-def _product(hg: Tree, g: Tree, s: Tree, u: Tree, scaled: _Scaled | None) -> Tree:
-    """Returns H⁺ g from H g, as `_add_symmetric` makes H⁺ from H."""
-    if scaled is None:
-        sg, ug = _tree.dots((s, g), (u, g))
-        return jax.tree.map(lambda p, x, y: p + (ug * x + sg * y).astype(p.dtype), hg, s, u)
-    sg, ug, cg = _tree.dots((s, g), (u, g), (scaled.c, g))
-    cg = scaled.sign * cg
-    return jax.tree.map(
-        lambda p, x, y, z: (scaled.inverse_tau * p + ug * x + sg * y - cg * z).astype(p.dtype),
-        hg,
-        s,
-        u,
-        scaled.c,
-    )
+def _squares(
+    s: Tree, hy: Tree, rho: Scalar, h: Scalar, phi: Scalar, inverse_tau: Scalar | None
+) -> tuple[_Squares, Scalar]:
+    """Returns −p pᵀ + q qᵀ + r rᵀ, and a number that is finite where all of them are."""
+    root, by_tau = jnp.sqrt(rho), 1 if inverse_tau is None else inverse_tau
+    r, z = _tree.scale(root, s), _tree.scale(root, hy)
+    p = _tree.scale(jnp.sqrt(by_tau / h), z)
+    q = _tree.scale(jnp.sqrt(phi * by_tau * h), _tree.subtract(r, _tree.scale(1 / h, z)))
+    length = sum(_tree.dots((p, p), (q, q), (r, r)))
+    one = jnp.ones_like(h)
+    return _Squares(inverse_tau, (-one, one, one), (p, q, r)), length
 
 
 def add_rank_one(dense: Any, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar) -> Any:
     """Returns the matrix plus weight · v vᵀ where `accept` holds; the first is added to γI."""
     start = _begin(dense, gamma, accept & (dense.size == 0))
     (keep,) = _tree.masks(accept)
-    vector = _tree.choose((keep, vector))
-    half = _tree.scale(0.5 * weight, vector)
-    matrix = _add_symmetric(start, vector, half)
+    vector = _tree.scale(jnp.sqrt(jnp.abs(weight)), _tree.choose((keep, vector)))
+    matrix = _add_squares(start, _Squares(None, (jnp.sign(weight),), (vector,)))
     return dense._replace(matrix=matrix, size=dense.size + accept.astype(jnp.int32))
 
 
