@@ -14,7 +14,7 @@ from naqopt.optimizers.symmetric_rank_one import lsr1, mosr1, sr1n
 from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2
 from naqopt.state import diagnostics, eval_params, snapshot
 from naqopt.steps import schedules
-from naqopt.steps.line_search import armijo
+from naqopt.steps.armijo import armijo
 from naqopt.steps.trust_region import RadiusRule
 from naqopt.steps.wolfe import wolfe
 

@@ -121,3 +121,27 @@ def test_after_a_failure_it_begins_with_one():
 def test_its_length_is_checked(steps, error):
     with pytest.raises(error, match=r"naqopt\.wolfe: `max_linesearch_steps` must be"):
         naqopt.wolfe(steps)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
+def test_without_a_pair_its_first_trial_comes_from_losses_alone(scale, x64):
+    """Whatever the units of the loss, also where a unit step is far too long or too short."""
+
+    def loss(p):
+        return scale * (5e8 * p[0] ** 2 + 0.5 * p[1] ** 2 + 1)
+
+    tx = naqopt.bfgs(memory_size=None, linesearch=naqopt.wolfe())
+    params = jnp.array([1e-9, 1e-3])
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        value, grad = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    before = loss(params)
+    for _ in range(30):
+        params, state = step(params, state)
+    assert int(state.info.searches_failed) <= 3  # at the end of what the loss can tell
+    assert loss(params) - scale < 1e-6 * (before - scale)

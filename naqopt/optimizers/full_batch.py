@@ -18,7 +18,7 @@ from naqopt.optimizers._arguments import (
 )
 from naqopt.optimizers._differences import convergent_difference, plain_difference
 from naqopt.optimizers.quasi_newton import Method, transformation
-from naqopt.steps.line_search import armijo
+from naqopt.steps.armijo import armijo
 from naqopt.steps.schedules import Momentum
 
 

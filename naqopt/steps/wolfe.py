@@ -8,6 +8,7 @@ import optax
 
 from naqopt import _checks, _tree
 from naqopt._tree import Scalar
+from naqopt.steps.armijo import first_sufficient
 
 
 class WolfeState(NamedTuple):
@@ -39,7 +40,10 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
       \alpha = \min\left(1, 2.02\, \frac{E(w) - E(w_{prev})}{\nabla E(w)^\top d}\right)
 
     so that an initial matrix that is too large costs no trials, and one near the true one gets
-    :math:`\alpha = 1`.
+    :math:`\alpha = 1`. While an optimizer of this library knows no curvature, at the start and
+    behind a failed search, the length of its direction means nothing: then the first trial is what
+    `naqopt.armijo` finds, which takes losses alone, as 20 trials need not be enough to come down to
+    the :math:`10^{-9}` times the length that a stiff loss asks for.
 
     Args:
       max_linesearch_steps: trials at most, ≥ 1 (default: that of `optax.lbfgs`).
@@ -89,18 +93,29 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
         value: Any,
         grad: optax.Updates,
         value_fn: Callable[[optax.Params], Any],
+        unscaled: Scalar | bool = False,
         **extra_args: Any,
     ) -> tuple[optax.Updates, WolfeState]:
         del extra_args
         start = jnp.asarray(value).astype(jnp.asarray(state.value).dtype)
         slope = _tree.dot(grad, updates).astype(start.dtype)
-        alpha = first_trial(start, state.previous_value, slope)
+        alpha, trials = first_trial(start, state.previous_value, slope), 0
+        if not isinstance(unscaled, bool):
+
+            def loss(alpha: Scalar) -> Scalar:
+                there = value_fn(_tree.add_scaled(params, alpha, updates))
+                return jnp.asarray(there, start.dtype)
+
+            always = jnp.ones((), bool)
+            crude = first_sufficient(loss, start, jnp.minimum(slope, 0), always, unscaled)
+            alpha, trials = jnp.where(crude.alpha > 0, crude.alpha, alpha), crude.trials
         begun = optax.ScaleByZoomLinesearchState(alpha, state.value, state.grad, state.info)
         updates, state_of_zoom = zoom.update(
             updates, begun, params, value=value, grad=grad, value_fn=value_fn
         )
         found: Any = state_of_zoom
-        return updates, WolfeState(found.learning_rate, found.value, found.grad, found.info, start)
+        info = found.info._replace(num_linesearch_steps=found.info.num_linesearch_steps + trials)
+        return updates, WolfeState(found.learning_rate, found.value, found.grad, info, start)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
