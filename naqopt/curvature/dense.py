@@ -260,7 +260,7 @@ def _squares(
     r, z = _tree.scale(root, s), _tree.scale(root, hy)
     p = _tree.scale(jnp.sqrt(by_tau / h), z)
     q = _tree.scale(jnp.sqrt(phi * by_tau * h), _tree.subtract(r, _tree.scale(1 / h, z)))
-    length = sum(_tree.dots((p, p), (q, q), (r, r)))
+    length = sum(_tree.dots((p, p), (q, q), (r, r)), jnp.zeros_like(h))
     one = jnp.ones_like(h)
     return _Squares(inverse_tau, (-one, one, one), (p, q, r)), length
 

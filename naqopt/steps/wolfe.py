@@ -99,7 +99,8 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
         del extra_args
         start = jnp.asarray(value).astype(jnp.asarray(state.value).dtype)
         slope = _tree.dot(grad, updates).astype(start.dtype)
-        alpha, trials = first_trial(start, state.previous_value, slope), 0
+        alpha = first_trial(start, state.previous_value, slope)
+        trials = jnp.zeros((), jnp.int32)
         if not isinstance(unscaled, bool):
 
             def loss(alpha: Scalar) -> Scalar:
