@@ -155,3 +155,32 @@ def test_mistakes(call):
         call(memory_size=None, update="sr1")
     with pytest.raises(ValueError, match="needs the dense matrix, which is `memory_size=None`"):
         call(update="ssbroyden")
+
+
+@pytest.mark.parametrize("make", [naqopt.ssbroyden, naqopt.ssbfgs])
+def test_rounding_leaves_the_matrix_positive_definite(make, x64):
+    """A network's loss, on which H comes to have eigenvalues from 1e-3 to 1e11."""
+    inputs = jnp.linspace(-1, 1, 60)
+
+    def loss(params):
+        slopes, shifts, weights = params.reshape(3, -1)
+        found = jnp.tanh(jnp.outer(inputs, slopes) + shifts) @ weights
+        return jnp.mean((found - jnp.sin(4 * inputs)) ** 2)
+
+    tx = make()
+    params = jnp.asarray(np.random.default_rng(0).normal(size=30))
+
+    def step(carry, _):
+        params, state = carry
+        value, grad = optax.value_and_grad_from_state(loss)(params, state=state)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return (optax.apply_updates(params, updates), state), None
+
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=1_000)[0])
+    params, state = run((params, tx.init(params)))
+    assert int(state.info.searches_failed) == 0
+    matrix = np.asarray(state.curvature.matrix)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    eigenvalues = np.linalg.eigvalsh(matrix)
+    assert eigenvalues[-1] > 1e8  # or the test would test nothing
+    assert eigenvalues[0] > 0
