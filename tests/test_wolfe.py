@@ -145,3 +145,26 @@ def test_without_a_pair_its_first_trial_comes_from_losses_alone(scale, x64):
         params, state = step(params, state)
     assert int(state.info.searches_failed) <= 3  # at the end of what the loss can tell
     assert loss(params) - scale < 1e-6 * (before - scale)
+
+
+def test_where_losses_are_noise_slopes_decide():
+    """A loss whose values are wrong by 1e-4 of themselves, and whose gradient is not."""
+
+    def loss(p):
+        true = 1 + jnp.sum(jnp.array([1.0, 10.0, 100.0]) * p**2)
+        return true * (1 + 1e-4 * jax.lax.stop_gradient(jnp.sin(1e6 * jnp.sum(p))))
+
+    tx = naqopt.bfgs(memory_size=None, linesearch=naqopt.wolfe())
+    params = jnp.array([1.0, -1.0, 0.5])
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        value, grad = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(25):
+        params, state = step(params, state)
+    # The true loss is within 1e-8 of the minimum, a ten-thousandth of the noise.
+    assert float(jnp.sum(jnp.array([1.0, 10.0, 100.0]) * params**2)) < 1e-8

@@ -10,6 +10,8 @@ from naqopt import _checks, _tree
 from naqopt._tree import Scalar
 from naqopt.steps.armijo import first_sufficient
 
+_NOISE = 1e-6  # of a loss, relative to it: Hager's and Zhang's ε, and Optax's
+
 
 class WolfeState(NamedTuple):
     """State of `naqopt.wolfe`, named as Optax's searches name theirs.
@@ -45,6 +47,11 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
     `naqopt.armijo` finds, which takes losses alone, as 20 trials need not be enough to come down to
     the :math:`10^{-9}` times the length that a stiff loss asks for.
 
+    Near a minimum losses differ by less than their rounding. There slopes decide, by the
+    approximate conditions of Hager and Zhang: :math:`E` may rise by :math:`10^{-6} |E|` (float32:
+    :math:`3 \cdot 10^{-4} |E|`) if the slope says that it falls. So a run goes on to the rounding
+    of the gradient.
+
     Args:
       max_linesearch_steps: trials at most, ≥ 1 (default: that of `optax.lbfgs`).
 
@@ -72,16 +79,24 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
       0.46
 
     References:
-      Nocedal and Wright, *Numerical Optimization*, second edition, Section 3.5 and Equation 3.60.
+      Nocedal and Wright, *Numerical Optimization*, second edition, Section 3.5 and Equation 3.60;
+      Hager and Zhang, *A new conjugate gradient method with guaranteed descent and an efficient
+      line search*, SIAM Journal on Optimization 16(1), 2005.
 
     Costs a loss and its gradient a trial, of which one is the rule; the last one's serve the next
     step where the optimizer keeps them (`store_grad`). Not for noisy losses.
     """
     steps = _checks.size("wolfe", "max_linesearch_steps", max_linesearch_steps)
-    zoom = optax.scale_by_zoom_linesearch(steps, initial_guess_strategy="keep")
+
+    def zoom(dtype: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.scale_by_zoom_linesearch(
+            steps,
+            initial_guess_strategy="keep",
+            approx_dec_rtol=max(_NOISE, float(jnp.finfo(dtype).eps) ** 0.5),
+        )
 
     def init(params: optax.Params) -> WolfeState:
-        begun: Any = zoom.init(params)
+        begun: Any = zoom(_tree.scalar_dtype(params)).init(params)
         unknown = jnp.full_like(begun.learning_rate, jnp.inf)
         return WolfeState(begun.learning_rate, begun.value, begun.grad, begun.info, unknown)
 
@@ -111,7 +126,7 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
             crude = first_sufficient(loss, start, jnp.minimum(slope, 0), always, unscaled)
             alpha, trials = jnp.where(crude.alpha > 0, crude.alpha, alpha), crude.trials
         begun = optax.ScaleByZoomLinesearchState(alpha, state.value, state.grad, state.info)
-        updates, state_of_zoom = zoom.update(
+        updates, state_of_zoom = zoom(start.dtype).update(
             updates, begun, params, value=value, grad=grad, value_fn=value_fn
         )
         found: Any = state_of_zoom
