@@ -114,7 +114,7 @@ def bfgs(
         curvature; None for the first pair's. That one is of the stiffest direction, and all others
         keep it until the matrix has seen them. Where losses and params are of the order of 1, take
         1 and `naqopt.wolfe`: Poisson's equation (`python -m benchmarks run pinn-poisson`) ends at
-        1.8e-8 so, at 3.1e-8 with the first pair's, and by SciPy's BFGS at 2.6e-8.
+        1.3e-8 so, at 2.9e-8 with the first pair's, and by SciPy's BFGS at 2.6e-8.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. With a line search its `update` needs the extra
