@@ -36,6 +36,8 @@ class MiniBatchStudy:
       batch_sizes: by optimizer, where it is not the problem's.
       printed_rates: by optimizer, the rate of the paper, which is run too where the tuned differs;
         others have that of the table of optimizers, if any.
+      known_rates: by optimizer, a rate that a smaller study has found, where looking for one would
+        take longer than the runs.
       target_errors: shares of wrong answers; it is told after how many epochs each was reached.
     """
 
@@ -49,6 +51,7 @@ class MiniBatchStudy:
     published: Mapping[str, str] = dataclasses.field(default_factory=dict)
     batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     printed_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    known_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     target_errors: tuple[float, ...] = ()
 
     options = ("optimizers", "seeds", "epochs")
@@ -112,7 +115,9 @@ class MiniBatchStudy:
             trainer = Trainer(dataclasses.replace(problem, batch_size=size), optimizer, length)
             base = Run(settings, name, options, 0.0, 0, length)
             rate = None
-            if optimizer.quick_learning_rate is not None:
+            if name in self.known_rates:
+                rate = self.known_rates[name]
+            elif optimizer.quick_learning_rate is not None:
                 rate = _learning_rate(base, trainer, folder, quick)
             train = functools.partial(
                 _train_seeds, base, seeds or (1 if quick else self.seeds), trainer, folder, title
