@@ -19,11 +19,13 @@ def forget_loss(state: optax.OptState) -> optax.OptState:
     * value and gradient at the params (`store_grad`), which
       `optax.value_and_grad_from_state` would serve;
     * the pair that waits for the next gradient, as y would be the difference of gradients of two
-      functions, and the gradient behind MoQ's extrapolation;
+      functions;
+    * the gradient that MoQ, oMoQ and MoSR1 extrapolate from, and with it their velocity;
     * the losses with which a momentum's look-ahead point is compared, and
       :math:`E(w_{prev})`, of which `naqopt.wolfe` makes its first trial.
 
-    What stays is the matrix or the pairs, the momentum, a trust region's radius and the counters.
+    What stays is the matrix or the pairs, the velocity of the others, a trust region's radius and
+    the counters.
     To forget the curvature as well, take `tx.init(params)`.
 
     Args:

@@ -243,7 +243,8 @@ def test_a_matrix_outlives_the_points(name, x64):
             x, memory = minimiser.advance(x, memory, points)
         assert jnp.linalg.norm(x - place) < 1e-3
         taken.append(recorder.gradients - before)
-    assert max(taken[1:]) <= max(40, taken[0] / 2)
+    # Without its matrix each of them takes as many as at first.
+    assert max(taken[1:]) <= (20 if name == "optimistix-bfgs" else max(40, taken[0] / 2))
 
 
 def test_a_run_changes_its_points_and_forgets_the_best_of_the_ones_before():

@@ -123,9 +123,11 @@ def test_its_length_is_checked(steps, error):
         naqopt.wolfe(steps)
 
 
-def dense_run(loss, params, steps):
-    """The params and the diagnostics behind every step of dense BFGS."""
-    tx = naqopt.bfgs(memory_size=None, linesearch=naqopt.wolfe())
+DENSE = naqopt.bfgs(memory_size=None, linesearch=naqopt.wolfe())
+
+
+def run_of(tx, loss, params, steps):
+    """The params, and the diagnostics behind every step."""
 
     def step(carry, _):
         params, state = carry
@@ -146,20 +148,30 @@ def test_without_a_pair_its_first_trial_comes_from_losses_alone(scale, x64):
         return scale * (5e8 * p[0] ** 2 + 0.5 * p[1] ** 2 + 1)
 
     start = jnp.array([1e-9, 1e-3])
-    params, info = dense_run(loss, start, 30)
+    params, info = run_of(DENSE, loss, start, 30)
     assert int(info.searches_failed[-1]) <= 3  # at the end of what the loss can tell
     assert loss(params) - scale < 1e-6 * (loss(start) - scale)
 
 
+def true_loss(p):
+    return 1 + jnp.sum(jnp.array([1.0, 10.0, 100.0]) * p**2)
+
+
+def noisy_loss(p):
+    """Its values are wrong by 1e-4 of themselves, and its gradient is not."""
+    return true_loss(p) * (1 + 1e-4 * jax.lax.stop_gradient(jnp.sin(1e6 * jnp.sum(p))))
+
+
 def test_where_losses_are_noise_slopes_decide():
-    """A loss whose values are wrong by 1e-4 of themselves, and whose gradient is not."""
-    curvatures = jnp.array([1.0, 10.0, 100.0])
-
-    def loss(p):
-        true = 1 + jnp.sum(curvatures * p**2)
-        return true * (1 + 1e-4 * jax.lax.stop_gradient(jnp.sin(1e6 * jnp.sum(p))))
-
-    params, info = dense_run(loss, jnp.array([1.0, -1.0, 0.5]), 25)
+    params, info = run_of(DENSE, noisy_loss, jnp.array([1.0, -1.0, 0.5]), 25)
     assert int(info.search_trials.sum()) < 30  # no search stumbles over the noise
     # The true loss is within 1e-8 of the minimum, a ten-thousandth of the noise.
-    assert float(jnp.sum(curvatures * params**2)) < 1e-8
+    assert float(true_loss(params)) - 1 < 1e-8
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_momentum_takes_steps_that_slopes_have_accepted(momentum):
+    """That the loss has risen within its noise is no reason to forget the pairs."""
+    tx = naqopt.naq(momentum=momentum, linesearch=naqopt.wolfe())
+    _, info = run_of(tx, noisy_loss, jnp.array([1.0, -1.0, 0.5]), 40)
+    assert int(info.steps_refused[-1]) == 0

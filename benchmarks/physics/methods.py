@@ -1,7 +1,8 @@
 """The methods by name: ours, and other libraries', each by its own defaults where not said.
 
-When the points change each keeps its dense matrix, by what its library offers for that; methods of
-limited memory begin anew, Adam goes on.
+When the points change each keeps its dense matrix, by what its library offers for that, and our
+L-SR1 its pairs; the other libraries' limited memories, which cannot be told, begin anew, and Adam
+goes on.
 """
 
 import dataclasses

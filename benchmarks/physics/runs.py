@@ -101,7 +101,10 @@ class Recorder:
     def finish(self) -> None:
         """Keeps the end of a run that has not used its budget up."""
         jax.effects_barrier()
-        if self.curve["gradients"][-1:] != [min(self.gradients, self.budget)]:
+        # The time can end between new points and the first gradient there.
+        if np.isfinite(self._best[0]) and self.curve["gradients"][-1:] != [
+            min(self.gradients, self.budget)
+        ]:
             self._keep()
 
     def _evaluated(self) -> None:

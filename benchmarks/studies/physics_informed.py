@@ -4,7 +4,8 @@ The problems are those of `benchmarks.physics.problems`, in float64. All but Ada
 steps of Adam have led (rate 0.005) and have a budget of gradients; Adam has as many more, with a
 rate that is tuned on another start and ends at 0. The points are drawn anew every 500 gradients, by
 the residuals of each method's own solution (those of the small Poisson problem stay), as few points
-that stay are fitted and nothing between them. Reduced here to what two cores can do: 2,000 points
+that stay are fitted and nothing between them; a method that stops before has its new points at
+once. Reduced here to what two cores can do: 2,000 points
 and 5,000 gradients, where the published runs have 8,000 to 15,000 points and 10,000 to 50,000
 steps. A run ends after five minutes (SciPy's BFGS takes d³ operations a step).
 `pinn-burgers-in-full` is SSBroyden at the published size of one.

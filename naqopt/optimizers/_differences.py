@@ -49,6 +49,7 @@ class Pending(NamedTuple):
       extrapolated: ĝ, of raw gradients.
       previous: ∇E(w), the raw gradient of the last step; None without momentum, where it is ĝ.
       previous_updates: what the transformations in front made of it; None without momentum.
+      has_previous: whether there are these two, of the loss of now; None without momentum.
       expected: sᵀBs; None where nobody asks.
     """
 
@@ -57,6 +58,7 @@ class Pending(NamedTuple):
     extrapolated: Tree
     previous: Tree | None
     previous_updates: Tree | None
+    has_previous: jax.Array | None
     expected: jax.Array | None = None
 
 
@@ -68,13 +70,25 @@ def init_pending(params: Tree, has_momentum: bool, expects: bool = False) -> Pen
         extrapolated=_tree.zeros(params),
         previous=_tree.zeros(params) if has_momentum else None,
         previous_updates=_tree.zeros(params) if has_momentum else None,
+        has_previous=jnp.zeros((), bool) if has_momentum else None,
         expected=jnp.zeros((), _tree.scalar_dtype(params)) if expects else None,
     )
 
 
-def without_pair(pending: Pending) -> Pending:
-    """Returns it so that no pair waits, and nothing is extrapolated from the gradient before."""
-    return pending._replace(waits=jnp.zeros_like(pending.waits))
+def without_pair(pending: Pending | None, velocity: Tree | None) -> dict[str, Any]:
+    """Returns both as fields of a state, so that no pair waits and nothing is extrapolated.
+
+    Without the gradient before there is none at the look-ahead point: the next step goes from w.
+    """
+    if pending is None:
+        return {}
+    no = jnp.zeros_like(pending.waits)
+    if pending.has_previous is None:
+        return {"pending": pending._replace(waits=no)}
+    return {
+        "pending": pending._replace(waits=no, has_previous=no),
+        "velocity": jax.tree.map(jnp.zeros_like, velocity),
+    }
 
 
 def settle(
@@ -114,8 +128,7 @@ def settle(
 def extrapolate(pending: Pending, mu: Scalar, updates: Tree, raw: Tree) -> tuple[Tree, Tree]:
     """Returns (1+μ) g − μ g_prev of the updates and of the raw gradients, each of its own kind.
 
-    μ is 0 where no pair waits: behind the first step nothing is, behind a refused one w itself, and
-    behind a changed loss the gradient of another one.
+    μ is 0 at the first step, behind which nothing is, and where the loss has changed since.
     """
 
     def onward(now: Tree, before: Tree) -> Tree:

@@ -99,7 +99,7 @@ class TrustRegionState(NamedTuple):
     def without_loss(self) -> "TrustRegionState":
         """Returns the state for a loss that has changed."""
         return self._replace(
-            pending=None if self.pending is None else without_pair(self.pending),
+            **without_pair(self.pending, self.velocity),
             stored=None if self.stored is None else without_value(self.stored),
         )
 
@@ -235,13 +235,14 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         lookahead = state.lookahead() if ahead else None
         if behind:
             assert pending is not None
+            assert pending.has_previous is not None
             mu = _momentum(method, state.since_rejection, dtype)
             # After the pair, which takes memory of its own meanwhile.
             mu, size = _tree.together(mu, curvature.size)
             curvature = curvature._replace(size=size)
             lookahead = _tree.scale(mu, state.velocity)
             point = _tree.add(point, lookahead)
-            g, measured = extrapolate(pending, jnp.where(pending.waits, mu, 0), g, raw)
+            g, measured = extrapolate(pending, jnp.where(pending.has_previous, mu, 0), g, raw)
 
         def loss_at(wide_point: Tree) -> jax.Array:
             return loss(_tree.cast_as(params, wide_point)).astype(dtype)
@@ -352,12 +353,14 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
                 move = _tree.add(move, _tree.scale(weight, velocity))
 
         if pending is not None:
+            assert pending.has_previous is not None
             pending = Pending(
                 waits=jnp.where(taken, accepted, pending.waits),
                 s=_tree.choose((accepts, s), (~accepts, pending.s)),
                 extrapolated=_tree.choose((accepts, measured), (~accepts, pending.extrapolated)),
                 previous=_tree.choose((~skips, raw), (skips, pending.previous)),
                 previous_updates=_tree.choose((~skips, own), (skips, pending.previous_updates)),
+                has_previous=pending.has_previous | taken,
             )
         stored = state.stored
         if stored is not None:

@@ -121,7 +121,7 @@ def bfgs(
       argument `value_fn`, the loss as a function of the params, and uses `value`, the loss at the
       params, where it is given. A gradient that is not finite changes nothing but a counter in
       `naqopt.diagnostics`; where no trial of the line search lies below the loss the params stay,
-      the pairs are forgotten, and the next search starts from 1.
+      the pairs are forgotten, and the next search starts anew.
 
     Raises:
       ValueError: for a number out of range, neither learning rate nor line search, or a dense

@@ -127,7 +127,7 @@ class QuasiNewtonState(NamedTuple):
         """Returns the state for a loss that has changed."""
         losses, number = self.losses, self.step_length
         return self._replace(
-            pending=None if self.pending is None else without_pair(self.pending),
+            **without_pair(self.pending, self.velocity),
             step_length=number.unknown() if isinstance(number, PreviousLoss) else number,
             losses=None if losses is None else jnp.full_like(losses, _unknown(losses.dtype)),
             stored=None if self.stored is None else without_value(self.stored),
@@ -305,7 +305,8 @@ def _step(
             mu, here = jnp.where(restarts, 0, mu), jnp.where(restarts, loss_at_params(), here)
         lookahead = _tree.scale(mu, state.velocity)
         point = _tree.add(point, lookahead)
-        weight = jnp.where(state.pending.waits, mu, 0)
+        assert state.pending.has_previous is not None
+        weight = jnp.where(state.pending.has_previous, mu, 0)
         g, extrapolated = extrapolate(state.pending, weight, g, raw)
         norm_g = _tree.norm(g)
     if product is None:
@@ -358,9 +359,12 @@ def _step(
         if state.losses is not None:
             assert loss_next is not None
             assert here is not None
-            # A search has seen to it that the loss does not rise; an explicit step has not.
-            bound = jnp.maximum(jnp.max(state.losses), here)
-            refused = refused | ~((loss_next <= bound) & jnp.isfinite(loss_next))
+            # A search has seen to it that the loss does not rise, or, by slopes, by no more than
+            # its rounding; an explicit step has not.
+            rises = ~(loss_next <= jnp.maximum(jnp.max(state.losses), here))
+            if choice.gradient is not None:
+                rises = rises & choice.failed
+            refused = refused | rises | ~jnp.isfinite(loss_next)
         ends, formed = (extrapolated, _tree.cast_as(point, g_next)), taken & ~refused & ~restarts
         curvature, number, events = _pair(method, curvature, number, ends, s, formed, expected)
 
@@ -390,6 +394,7 @@ def _step(
             previous_updates=_tree.choose((~skips, updates), (skips, pending.previous_updates))
             if behind
             else None,
+            has_previous=None if pending.has_previous is None else pending.has_previous | taken,
             expected=None if expected is None else _tree.where(taken, expected, pending.expected),
         )
     stored = state.stored

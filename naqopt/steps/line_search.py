@@ -1,7 +1,7 @@
 """Step lengths along a direction: Optax's line searches, and mNAQ's explicit step.
 
-A step length is a `StepLength`, three pure functions with one number between steps. What `choose`
-is asked and what it answers are a `Line` and a `Choice`.
+A step length is a `StepLength`, three pure functions with one number, or none, between steps.
+What `choose` is asked and what it answers are a `Line` and a `Choice`.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ class StepLength(NamedTuple):
       needs_loss: whether `choose` evaluates the loss.
     """
 
-    init: Callable[[Any], Scalar | None]
+    init: Callable[[Any], Any]
     choose: Callable[[Any, Line], tuple[Choice, Any]]
     learn: Callable[[Any, Tree, Tree, Scalar], Any] = lambda number, s, y, stored: number
     needs_loss: bool = True
@@ -130,7 +130,7 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
 
     Of the search's state one number is kept, and `init` is called afresh: the step length, for
     searches that start from their last one, or what `naqopt.wolfe` makes its first trial of. After
-    a failure the next search starts from 1.
+    a failure the next search starts anew.
     """
 
     def choose(kept_number: Any, line: Line) -> tuple[Choice, Any]:

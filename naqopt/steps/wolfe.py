@@ -43,7 +43,7 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
 
     so that an initial matrix that is too large costs no trials, and one near the true one gets
     :math:`\alpha = 1`. While an optimizer of this library knows no curvature, at the start and
-    behind a failed search, the length of its direction means nothing: then the first trial is what
+    behind a refused step, the length of its direction means nothing: then the first trial is what
     `naqopt.armijo` finds, which takes losses alone, as 20 trials need not be enough to come down to
     the :math:`10^{-9}` times the length that a stiff loss asks for.
 
@@ -53,7 +53,8 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
     of the gradient.
 
     Args:
-      max_linesearch_steps: trials at most, ≥ 1 (default: that of `optax.lbfgs`).
+      max_linesearch_steps: trials at most behind the first one's, ≥ 1 (default: that of
+        `optax.lbfgs`).
 
     Returns:
       An `optax.GradientTransformationExtraArgs`, for the argument `linesearch` of `naqopt.bfgs`,
@@ -89,10 +90,11 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
     steps = _checks.size("wolfe", "max_linesearch_steps", max_linesearch_steps)
 
     def zoom(dtype: Any) -> optax.GradientTransformationExtraArgs:
+        wide = jnp.promote_types(dtype, jnp.float32)
         return optax.scale_by_zoom_linesearch(
             steps,
             initial_guess_strategy="keep",
-            approx_dec_rtol=max(_NOISE, float(jnp.finfo(dtype).eps) ** 0.5),
+            approx_dec_rtol=max(_NOISE, float(jnp.finfo(wide).eps) ** 0.5),
         )
 
     def init(params: optax.Params) -> WolfeState:
@@ -116,14 +118,16 @@ def wolfe(max_linesearch_steps: int = 20) -> optax.GradientTransformationExtraAr
         slope = _tree.dot(grad, updates).astype(start.dtype)
         alpha = first_trial(start, state.previous_value, slope)
         trials = jnp.zeros((), jnp.int32)
-        if not isinstance(unscaled, bool):
+        if unscaled is not False:
 
             def loss(alpha: Scalar) -> Scalar:
                 there = value_fn(_tree.add_scaled(params, alpha, updates))
                 return jnp.asarray(there, start.dtype)
 
             always = jnp.ones((), bool)
-            crude = first_sufficient(loss, start, jnp.minimum(slope, 0), always, unscaled)
+            crude = first_sufficient(
+                loss, start, jnp.minimum(slope, 0), always, jnp.asarray(unscaled)
+            )
             alpha, trials = jnp.where(crude.alpha > 0, crude.alpha, alpha), crude.trials
         begun = optax.ScaleByZoomLinesearchState(alpha, state.value, state.grad, state.info)
         updates, state_of_zoom = zoom(start.dtype).update(
