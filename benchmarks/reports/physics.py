@@ -70,11 +70,11 @@ def picture(
                     axes[row, column].plot(
                         curve[x], curve[y], style, color=color, linewidth=width, label=label
                     )
-    for column, x in enumerate(
-        ("gradients, Adam's at first included", "seconds, without compiling")
+    for column, (x, scale) in enumerate(
+        (("gradients, Adam's at first included", "linear"), ("seconds, without compiling", "log"))
     ):
         for row, y in enumerate(("relative L2 error", "loss")):
-            axes[row, column].set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+            axes[row, column].set(xscale=scale, yscale="log", xlabel=x, ylabel=y)
             axes[row, column].grid(alpha=0.3)
     best_name, best = min(
         ((name, run) for name, entry in entries.items() for run in entry["runs"].values()),
