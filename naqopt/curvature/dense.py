@@ -189,7 +189,8 @@ def _update(
     product form multiplied out, with s uᵀ + u sᵀ, is not as good: in long runs on ill-conditioned
     losses H came to have negative eigenvalues.) Before the first pair H = γ I with γ = sᵀy/yᵀy, or
     `numerator`/yᵀy. Where the gradient has not changed at all the pairs that made so short a step
-    are forgotten; a pair with yᵀH y ≤ 0 is refused.
+    are forgotten. A pair with yᵀH y ≤ 0, which only rounding makes, leaves H + r rᵀ by BFGS and is
+    refused by the other rules.
 
     H y and H g are of one pass over the matrix, and H⁺ g of the same sum as H⁺, so that a step
     reads H twice and writes it once.
@@ -235,10 +236,9 @@ def _update(
         d = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(s))
         phi, tau = broyden.coefficients(rule, h, b, d)
         inverse_tau = 1 / tau
-        stored = stored & (b >= 0) & jnp.isfinite(h * b) & jnp.isfinite(inverse_tau)
-    stored = stored & (h > 0) & jnp.isfinite(h)
-    squares, length = _squares(s, hy, rho, jnp.where(stored, h, 1), phi, inverse_tau)
-    stored = stored & jnp.isfinite(length)
+        stored = stored & (h > 0) & (b >= 0) & jnp.isfinite(h * b) & jnp.isfinite(inverse_tau)
+    squares, length = _squares(s, hy, rho, h, phi, inverse_tau)
+    stored = stored & jnp.isfinite(h) & jnp.isfinite(length)
 
     # A refused pair becomes zeros, which leave the matrix as it is.
     (keep,) = _tree.masks(stored)
@@ -257,9 +257,13 @@ def _squares(
 ) -> tuple[_Squares, Scalar]:
     """Returns −p pᵀ + q qᵀ + r rᵀ, and a number that is finite where all of them are."""
     root, by_tau = jnp.sqrt(rho), 1 if inverse_tau is None else inverse_tau
-    r, z = _tree.scale(root, s), _tree.scale(root, hy)
+    # Where H y is but rounding, h can be 0 or less: then only r is left.
+    known = h > 0
+    h = jnp.where(known, h, 1)
+    r, z = _tree.scale(root, s), _tree.scale(jnp.where(known, root, 0), hy)
     p = _tree.scale(jnp.sqrt(by_tau / h), z)
-    q = _tree.scale(jnp.sqrt(phi * by_tau * h), _tree.subtract(r, _tree.scale(1 / h, z)))
+    weight = jnp.where(known, jnp.sqrt(phi * by_tau * h), 0)
+    q = _tree.scale(weight, _tree.subtract(r, _tree.scale(1 / h, z)))
     length = sum(_tree.dots((p, p), (q, q), (r, r)), jnp.zeros_like(h))
     one = jnp.ones_like(h)
     return _Squares(inverse_tau, (-one, one, one), (p, q, r)), length
