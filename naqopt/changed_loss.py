@@ -6,7 +6,7 @@ import jax
 import optax
 
 from naqopt.flatten import FlattenState
-from naqopt.state import find_states
+from naqopt.state import find_states, is_found
 
 
 def forget_loss(state: optax.OptState) -> optax.OptState:
@@ -25,8 +25,7 @@ def forget_loss(state: optax.OptState) -> optax.OptState:
       :math:`E(w_{prev})`, of which `naqopt.wolfe` makes its first trial.
 
     What stays is the matrix or the pairs, the velocity of the others, a trust region's radius and
-    the counters.
-    To forget the curvature as well, take `tx.init(params)`.
+    the counters. To forget the curvature as well, take `tx.init(params)`.
 
     Args:
       state: the optimizer's state; states of `naqopt.bfgs`, `naqopt.ssbroyden`, `naqopt.ssbfgs`,
@@ -88,7 +87,4 @@ def _forget(tree: Any) -> Any:
             return node._replace(inner_state=_forget(node.inner_state))
         return node.without_loss() if _knows_loss(node) else node
 
-    def is_state(node: Any) -> bool:
-        return _knows_loss(node) or isinstance(node, FlattenState)
-
-    return jax.tree.map(forget, tree, is_leaf=is_state)
+    return jax.tree.map(forget, tree, is_leaf=is_found)

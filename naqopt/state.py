@@ -127,14 +127,15 @@ class Found(NamedTuple):
     state: Any
 
 
-def _is_found(node: Any) -> bool:
+def is_found(node: Any) -> bool:
+    """Returns whether a node is a state of this library, or one inside `naqopt.flatten`."""
     return _is_state(node) or isinstance(node, FlattenState)
 
 
 def find_states(tree: Any, path: str = "", layouts: tuple[Tree, ...] = ()) -> list[Found]:
     """Returns the states of this library in a tree."""
     found = []
-    for keys, node in jax.tree.leaves_with_path(tree, is_leaf=_is_found):
+    for keys, node in jax.tree.leaves_with_path(tree, is_leaf=is_found):
         here = path + jax.tree_util.keystr(keys, simple=True, separator="/")
         if _is_state(node):
             found.append(Found(here, layouts, node))
@@ -324,7 +325,7 @@ def _take(tree: Any, params: Tree, full_grad: Tree) -> Any:
         own_params, own_grad = own(node.snapshot_params)
         return node.take_snapshot(eval_params(node, own_params), own_grad)
 
-    return jax.tree.map(take, tree, is_leaf=_is_found)
+    return jax.tree.map(take, tree, is_leaf=is_found)
 
 
 def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:

@@ -196,7 +196,7 @@ def test_new_points_lie_where_the_residual_is_large(x64):
     problem = PROBLEMS["burgers"]
     layers = problem.start(0)
     (mean, most) = (
-        float(np.mean(problem._squares(layers, points)))
+        float(np.mean(problem.squares(layers, points)))
         for points in (
             dataclasses.replace(problem, focus=(0.0, 0.0)).redraw(layers, (0, 1), 500, 4_000),
             dataclasses.replace(problem, focus=(2.0, 0.0)).redraw(layers, (0, 1), 500, 4_000),

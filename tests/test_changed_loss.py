@@ -48,7 +48,7 @@ def start():
     return {"a": jnp.asarray([1.0, -1.0]), "b": jnp.asarray([0.5, 2.0, -1.5, 0.3])}
 
 
-def stepper(tx):
+def stepper(tx, loss=loss):
     @jax.jit
     def step(params, state, hessian):
         def value_fn(params):
@@ -91,16 +91,7 @@ def test_the_next_steps_are_those_of_a_fresh_state_with_the_old_curvature(name, 
 def test_every_pair_is_of_one_loss(make, x64):
     """Of quadratic functions y = A s, with the matrix of before or of after."""
     tx = make()
-
-    @jax.jit
-    def step(params, state, hessian):
-        def value_fn(params):
-            return 0.5 * params @ hessian @ params + 1
-
-        value, grad = jax.value_and_grad(value_fn)(params)
-        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-        return optax.apply_updates(params, updates), state
-
+    step = stepper(tx, lambda params, hessian: 0.5 * params @ hessian @ params + 1)
     start = jnp.asarray([1.0, -1.0, 0.5, 2.0, -1.5, 0.3])
     params, state = run(step, start, tx.init(start), FIRST, 4)
     _, state = run(step, params, naqopt.forget_loss(state), SECOND, 4)

@@ -84,21 +84,21 @@ class Problem:
         draw = np.random.default_rng(seed)
         drawn = {name: draw.uniform(*ends, candidates) for name, ends in self.box.items()}
         if k1:
-            power = np.asarray(self._squares(layers, drawn)) ** (k1 / 2)
+            power = np.asarray(self._squares_at(layers, drawn)) ** (k1 / 2)
             weight = power / power.mean() + k2
             kept = draw.choice(candidates, count, replace=False, p=weight / weight.sum())
         else:
             kept = np.arange(count)
         return {name: values[kept] for name, values in drawn.items()}
 
+    def squares(self, layers: Layers, points: Mapping[str, Any]) -> jax.Array:
+        """Returns the squares of the residuals at points, of several equations their sum."""
+        return sum((r**2 for r in self.residuals(*self.fields(layers, points))), jnp.zeros(()))
+
     @functools.cached_property
-    def _squares(self) -> Callable[..., jax.Array]:
-        """Returns the function from layers and points to the squares of the residuals there."""
-
-        def squares(layers: Layers, points: Mapping[str, Any]) -> jax.Array:
-            return sum((r**2 for r in self.residuals(*self.fields(layers, points))), jnp.zeros(()))
-
-        return jax.jit(squares)
+    def _squares_at(self) -> Callable[..., jax.Array]:
+        """`squares`, compiled once."""
+        return jax.jit(self.squares)
 
     def fields(self, layers: Layers, points: Mapping[str, Any]) -> tuple[Any, Fields]:
         """Returns the coordinates and the unknown functions at points."""
@@ -113,12 +113,12 @@ class Problem:
         target = None if edge is None else jnp.asarray(self.exact(**edge))
 
         def loss(layers: Layers, points: Mapping[str, Any]) -> jax.Array:
-            total = sum(jnp.mean(r**2) for r in self.residuals(*self.fields(layers, points)))
+            total = jnp.mean(self.squares(layers, points))
             if edge is not None:
                 _, fields = self.fields(layers, edge)
                 wrong = jnp.stack([f.value for f in fields]) - target
                 total += self.weight * jnp.mean(jnp.sum(wrong**2, axis=0))
-            return jnp.asarray(total)
+            return total
 
         return loss
 
