@@ -220,6 +220,28 @@ def test_steps_of_a_variance_reduced_call_have_their_snapshot():
     assert float(jnp.linalg.norm(params["array_000"])) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "losses", "numbers"),
+    [("onaq", 2, 2 * 4), ("asnaq", 4, 2 * 10 + 100), ("adaqn", 3, 2 * 10 + 100), ("svrg", 2, 0)],
+)
+def test_what_no_step_can_do_without(name, losses, numbers):
+    """Gradients, two losses a cycle, and memories of m, m and m_F copies of the params."""
+    task, traced = tasks.quadratic(20), []
+
+    def loss(params, data):
+        traced.append(params)
+        return task.loss(params, data)
+
+    turn = stepping.least(dataclasses.replace(task, loss=loss), CALLS[name])
+    params, *memories, count = turn.start
+    assert sum(optax.tree.size(memory) for memory in memories) == numbers * 20
+    turn.prepare()
+    params, *_, count = turn()
+    assert int(count) == task.steps
+    assert len({id(found) for found in traced}) == losses
+    assert 0 < float(params["array_000"][0]) < 1  # on its way to the minimum
+
+
 @pytest.fixture
 def cheap(monkeypatch):
     """Puts plain gradient descent in the place of every call, which compiles at once."""

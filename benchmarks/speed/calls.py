@@ -73,10 +73,13 @@ class Call:
     @property
     def count(self) -> float | None:
         """What the papers count for a step with these arguments, beside its gradients."""
-        if self.cost is None:
-            return None
+        return None if self.cost is None else self.cost.count(self.arguments)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments, defaults included."""
         parameters = inspect.signature(self.make).parameters.values()
-        return self.cost.count({x.name: x.default for x in parameters} | dict(self.options))
+        return {x.name: x.default for x in parameters} | dict(self.options)
 
 
 # The papers' tables; they state nothing for the calls without a cost.

@@ -67,7 +67,9 @@ SECTIONS: Mapping[str, Section] = {
         "Whole steps of networks",
         "Steps with the caller's gradient against gradients alone, as many as a step takes, and "
         "against Adam's steps. A turn is a loop of 5 steps, 20 on the row RNN; of single compiled "
-        "steps on LeNet-5. Calls with a target come flattened where that is faster.",
+        "steps on LeNet-5. Calls with a target come flattened where that is faster, and their "
+        "notes have what the gradients, the losses at the ends of cycles and reading the memories "
+        "take alone, without which no step can do.",
         "ratio",
         whole_steps.measure,
     ),

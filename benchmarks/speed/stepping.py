@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import naqopt
@@ -64,10 +65,62 @@ def gradients(task: Task) -> Donating:
     """Returns the turn of as many gradients, with the cheapest of steps in between."""
 
     def descend(params: Params, data: Any) -> Params:
-        grads = jax.grad(task.loss)(params, data)
-        return jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads)
+        return _moved(params, jax.grad(task.loss)(params, data))
 
     return Donating(_repeated(task, descend), copy(task.params), task.data)
+
+
+def least(task: Task, call: Call) -> Donating:
+    """Returns the turn of what no step of a call can do without.
+
+    Its gradients; S and Y read twice for a direction; and of adaQN and aSNAQ at the end of every
+    cycle the two losses that are compared, and F read once. Memories hold zeros, which take as long
+    as any other numbers.
+    """
+    options = call.arguments
+    m, rows, cycle = (options.get(x, 0) for x in ("memory_size", "fisher_size", "cycle_length"))
+
+    def history(count: int) -> Params:
+        return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), task.params)
+
+    def step(carry: Any, data: Any) -> Any:
+        params, s, y, fisher, count = carry
+        for _ in range(call.gradients):
+            direction = jax.grad(task.loss)(params, data)
+            params = _moved(params, direction)
+        if m:
+            direction = _moved(direction, _combined(_products(s, direction), y))
+            params = _moved(params, _combined(_products(y, direction), s))
+
+        def end_of_cycle() -> jax.Array:
+            losses = task.loss(params, data) - task.loss(_moved(params, direction), data)
+            return losses + jnp.sum(_products(fisher, params))
+
+        if cycle:
+            ends = (count + 1) % cycle == 0
+            found = jax.lax.cond(ends, end_of_cycle, lambda: jnp.zeros(()))
+            # What is found is needed, so that none of it is left out.
+            params = jax.tree.map(lambda p: p + 1e-30 * found.astype(p.dtype), params)
+        return params, s, y, fisher, count + 1
+
+    carry = copy(task.params), history(m), history(m), history(rows), jnp.zeros((), jnp.int32)
+    return Donating(_repeated(task, step), carry, task.data)
+
+
+def _moved(params: Params, direction: Params) -> Params:
+    """Returns the params a little further against a direction."""
+    return jax.tree.map(lambda p, d: p - 1e-3 * d, params, direction)
+
+
+def _products(history: Params, vector: Params) -> jax.Array:
+    """Returns the products of the rows of a memory with a vector."""
+    products = jax.tree.map(lambda rows, x: jnp.tensordot(rows, x, x.ndim), history, vector)
+    return sum(jax.tree.leaves(products), jnp.zeros(()))
+
+
+def _combined(weights: jax.Array, history: Params) -> Params:
+    """Returns the weighted sum of the rows of a memory."""
+    return jax.tree.map(lambda rows: jnp.tensordot(weights, rows, 1), history)
 
 
 def _repeated(task: Task, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -7,7 +7,7 @@ from benchmarks.speed import calls, stepping, tasks, timing
 from benchmarks.speed.calls import ADAM, Call
 from benchmarks.speed.sizes import Sizes
 from benchmarks.speed.tasks import Task
-from benchmarks.speed.timing import Entry, Times
+from benchmarks.speed.timing import Donating, Entry, Times
 
 # What a step may cost at most, in its gradients; and in Adam's steps.
 GRADIENTS = {"asnaq": 1.10, "onaq": 1.10, "asnaq-single": 1.15, "adaqn": 1.15}
@@ -44,7 +44,9 @@ def _steps(
     rounds: int,
 ) -> list[Entry]:
     """Compares one call's steps, flattened where that is faster."""
-    time = functools.partial(_times, task, rounds=rounds, with_adam=adam_target is not None)
+    with_adam = adam_target is not None
+    least = stepping.least(task, call) if target or with_adam else None
+    time = functools.partial(_times, task, least=least, rounds=rounds, with_adam=with_adam)
     times, note = time(call), None
     # A loop of single steps is for convolutions, whose few kernels gain nothing.
     if name in _FLATTENED and task.looped:
@@ -53,6 +55,9 @@ def _steps(
         plain, vector = (_of_gradients(task, call, t)["value"] for t in (times, flat_times))
         if vector < plain:
             call, times, note = flat, flat_times, f"not flattened {plain:.3g}"
+    if least is not None:
+        alone = _of_gradients(task, call, {**times, "step": times["least"]})["value"]
+        note = f"evaluations and reading memories alone {alone:.3g}" + (f"; {note}" if note else "")
     found = [_of_gradients(task, call, times, target, note)]
     if adam_target is not None:
         found.append(
@@ -68,8 +73,10 @@ def _steps(
     return found
 
 
-def _times(task: Task, call: Call, rounds: int, with_adam: bool) -> Times:
+def _times(task: Task, call: Call, least: Donating | None, rounds: int, with_adam: bool) -> Times:
     turns = {"gradient": stepping.gradients(task), "step": stepping.steps(task, call)}
+    if least is not None:
+        turns["least"] = least
     if with_adam:
         turns["adam"] = stepping.steps(task, ADAM)
     return timing.interleaved(turns, rounds)
