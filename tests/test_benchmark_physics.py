@@ -99,6 +99,7 @@ CLOSED = {
     "poisson": lambda x, y: jnp.sin(np.pi * x) * jnp.sin(np.pi * y),
     "nonlinear-poisson": lambda x, y: 1 + jnp.sin(4 * np.pi * x) * jnp.cos(4 * np.pi * y),
     "helmholtz": lambda x, y: jnp.sin(6 * np.pi * x) * jnp.sin(6 * np.pi * y),
+    "convection": lambda x, t: jnp.sin(x - 30 * t),
 }
 
 

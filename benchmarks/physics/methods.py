@@ -186,13 +186,21 @@ def _ours(
     return Method(label, steps, ours=True)
 
 
-def _bfgs(initial_scale: float | None) -> optax.GradientTransformation:
+def _bfgs(
+    initial_scale: float | None, linesearch: Callable[..., Any] = naqopt.wolfe
+) -> optax.GradientTransformation:
     return naqopt.bfgs(
         memory_size=None,
-        linesearch=naqopt.wolfe(),
-        store_grad=True,
+        linesearch=linesearch(),
+        store_grad=linesearch is naqopt.wolfe,  # armijo's searches compute no gradient
         initial_scale=initial_scale,
     )
+
+
+def _armijo(initial_scale: float | None) -> Method:
+    label = "the first pair's γ" if initial_scale is None else "the identity"
+    make = functools.partial(_bfgs, initial_scale, naqopt.armijo)
+    return _ours(f"BFGS from {label}, Armijo", make, reuse=False)
 
 
 def _momentum(update: str, momentum: float = 0.5) -> optax.GradientTransformation:
@@ -204,6 +212,8 @@ METHODS: Mapping[str, Method] = {
     "ssbfgs": _ours("SSBFGS", naqopt.ssbfgs),
     "bfgs": _ours("BFGS from the identity", lambda: _bfgs(1.0)),
     "bfgs-first-pair": _ours("BFGS from the first pair's γ", lambda: _bfgs(None)),
+    "bfgs-armijo": _armijo(1.0),
+    "bfgs-first-pair-armijo": _armijo(None),
     "ssbroyden-naq": _ours("SSBroyden, μ 0.5", lambda: _momentum("ssbroyden"), reuse=False),
     "naq": _ours("NAQ, μ 0.5", lambda: _momentum("bfgs"), reuse=False),
     "lsr1": _ours("L-SR1, m 30", lambda: naqopt.lsr1(memory_size=30, store_grad=True)),

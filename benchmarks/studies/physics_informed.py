@@ -8,7 +8,9 @@ that stay are fitted and nothing between them; a method that stops before has it
 once. Reduced here to what two cores can do: 2,000 points
 and 5,000 gradients, where the published runs have 8,000 to 15,000 points and 10,000 to 50,000
 steps. A run ends after five minutes (SciPy's BFGS takes d³ operations a step).
-`pinn-burgers-in-full` is SSBroyden at the published size of one.
+`pinn-burgers-in-full` is SSBroyden at the published size of one. `pinn-convection` is about the
+first matrix of dense BFGS, behind 1,500 steps of Adam, and `pinn-convection-cold` without them: 600
+gradients, four starts.
 """
 
 import dataclasses
@@ -38,7 +40,7 @@ class Size:
     """How much of everything a study has.
 
     Attributes:
-      methods: names; () for all of them.
+      methods: names.
       starts: runs of a method.
       points: at which the residuals are taken; None for the problem's own number.
       adam_steps: taken before.
@@ -48,7 +50,7 @@ class Size:
       seconds: after which a run ends.
     """
 
-    methods: tuple[str, ...] = ()
+    methods: tuple[str, ...]
     starts: int = 3
     points: int | None = None
     adam_steps: int = 1_000
@@ -58,10 +60,43 @@ class Size:
     seconds: float = 300
 
 
-REDUCED = Size()
+REDUCED = Size(
+    (
+        "ssbroyden",
+        "ssbfgs",
+        "bfgs",
+        "bfgs-first-pair",
+        "ssbroyden-naq",
+        "naq",
+        "lsr1",
+        "peer-ssbroyden",
+        "scipy-bfgs",
+        "optimistix-bfgs",
+        "optax-lbfgs",
+        "scipy-lbfgs",
+        "adam",
+    )
+)
 QUICK = Size(("ssbroyden", "bfgs", "scipy-bfgs", "adam"), 1, 200, 50, 100, 40, 1_000)
 # That of the public example.
 BURGERS_IN_FULL = Size(("ssbroyden",), 1, 10_000, 5_000, 10_000, seconds=math.inf)
+# What becomes of the first matrix, behind Adam and from fresh weights.
+FIRST_MATRIX = Size(
+    (
+        "bfgs",
+        "bfgs-first-pair",
+        "bfgs-armijo",
+        "bfgs-first-pair-armijo",
+        "ssbfgs",
+        "ssbroyden",
+        "scipy-bfgs",
+        "optimistix-bfgs",
+    ),
+    starts=4,
+    adam_steps=1_500,
+    budget=600,
+)
+FIRST_MATRIX_COLD = dataclasses.replace(FIRST_MATRIX, adam_steps=0)
 
 
 def run(name: str, size: Size, folder: Path, quick: bool = False, seeds: int | None = None) -> Path:
@@ -89,13 +124,12 @@ def run(name: str, size: Size, folder: Path, quick: bool = False, seeds: int | N
     packages = ("scipy", "optimistix", "ssbroyden_optimistix")
     content = records.opened(path, title, settings, "methods", packages)
     save = functools.partial(records.write, path, content)
-    names = size.methods or tuple(METHODS)
     with float64():
         task = _Task(problem, settings, size.seconds)
-        for method in names:
+        for method in size.methods:
             entry = content["methods"].setdefault(method, {"rates": {}, "runs": {}})
             _complete(task, METHODS[method], entry, starts, save)
-        shown = {method: content["methods"][method] for method in names}
+        shown = {method: content["methods"][method] for method in size.methods}
         tables.write(folder, title, _described(settings, starts), report.table(shown, METHODS))
         return report.picture(title, problem, task.grid, task.true, shown, METHODS, folder)
 
@@ -215,6 +249,8 @@ def _described(settings: dict[str, Any], starts: int) -> str:
 
 def _sizes(name: str) -> dict[str, Size]:
     """Returns the sizes in which a problem is run, by the end of the study's name."""
+    if name == "convection":
+        return {"": FIRST_MATRIX, "-cold": FIRST_MATRIX_COLD}
     return {"": REDUCED} | ({"-in-full": BURGERS_IN_FULL} if name == "burgers" else {})
 
 

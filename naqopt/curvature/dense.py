@@ -51,8 +51,8 @@ def init(optimizer: str, params: Tree) -> Dense:
 
 
 def multiply(dense: Any, vector: Tree) -> Tree:
-    """Returns the matrix times a vector; it is symmetric, so that its rows serve as columns."""
-    return _tree.history_sum(_tree.ravel(vector), dense.matrix)
+    """Returns the matrix times a vector."""
+    return _tree.unravel(_tree.history_dot(dense.matrix, vector), vector)
 
 
 def _identity(matrix: Tree) -> Tree:
@@ -67,13 +67,18 @@ def _identity(matrix: Tree) -> Tree:
     return jax.tree.unflatten(structure, blocks)
 
 
-def _begin(dense: Dense, gamma: Scalar, condition: Scalar) -> Tree:
-    """Returns γI where the condition holds, and the matrix elsewhere."""
-    return jax.tree.map(
-        lambda rows, unit: jnp.where(condition, gamma.astype(rows.dtype) * unit, rows),
-        dense.matrix,
-        _identity(dense.matrix),
-    )
+def _begun(dense: Dense, gamma: Scalar, condition: Scalar, squares: "_Squares") -> Tree:
+    """Returns γI after a change where the condition holds, and the matrix after it elsewhere.
+
+    Two branches, so that the identity is not looked at in every step.
+    """
+
+    def begin() -> Tree:
+        identity = _identity(dense.matrix)
+        start = jax.tree.map(lambda rows: gamma.astype(rows.dtype) * rows, identity)
+        return _add_squares(start, squares)
+
+    return _tree.cond(condition, begin, lambda: _add_squares(dense.matrix, squares))
 
 
 def clear(dense: Dense, condition: Scalar) -> Dense:
@@ -112,13 +117,8 @@ def _add_squares(matrix: Tree, squares: _Squares) -> Tree:
     def add(rows: jax.Array, *parts: jax.Array) -> jax.Array:
         # Ranks are made equal, as strict modes of JAX ask.
         shape = len(rows), *[1] * (rows.ndim - 1)
-        added = sum(
-            (
-                column.reshape(shape) * part[None]
-                for column, part in zip(columns, parts, strict=True)
-            ),
-            start=jnp.zeros((), rows.dtype),
-        )
+        squares = [c.reshape(shape) * v[None] for c, v in zip(columns, parts, strict=True)]
+        added = sum(squares[1:], squares[0])
         scaled = rows if factor is None else factor.astype(rows.dtype) * rows
         return scaled + added.astype(rows.dtype)
 
@@ -180,12 +180,13 @@ def _update(
 ) -> tuple[Dense, Scalar, Tree | None]:
     """Returns the matrix after the pair (s, y), whether it was usable, and H⁺ g if g is given.
 
-    The update of `naqopt.curvature.broyden` as three squares, with ρ = 1/sᵀy and h = ρ yᵀH y::
+    The update of `naqopt.curvature.broyden` as two squares, with ρ = 1/sᵀy and h = ρ yᵀH y::
 
-        H⁺ = H/τ − p pᵀ + q qᵀ + r rᵀ
-        r = √ρ s,   z = √ρ H y,   p = z/√(h τ),   q = √(φ h/τ) (r − z/h)
+        H⁺ = H/τ + a u uᵀ − c z zᵀ
+        r = √ρ s,   z = √ρ H y,   a = 1 + φ h/τ,   u = r − φ/(τ a) z,   c = ((1 − φ)/h + φ²/(τ a))/τ
 
-    so that rounding can make H⁺ indefinite by no more than the difference H/τ − p pᵀ does. (BFGS'
+    which is r rᵀ + (−z zᵀ/h + φ h (r − z/h)(r − z/h)ᵀ)/τ with the square of r completed. So
+    rounding can make H⁺ indefinite by no more than H/τ − c z zᵀ is, of BFGS H − z zᵀ/(1 + h). (The
     product form multiplied out, with s uᵀ + u sᵀ, is not as good: in long runs on ill-conditioned
     losses H came to have negative eigenvalues.) Before the first pair H = γ I with γ = sᵀy/yᵀy, or
     `numerator`/yᵀy. Where the gradient has not changed at all the pairs that made so short a step
@@ -223,7 +224,8 @@ def _update(
     if g is None:
         hy = multiply(dense, y)
     else:
-        hy, hg = _tree.history_sums((_tree.ravel(y), _tree.ravel(g)), dense.matrix)
+        products = _tree.history_dots(dense.matrix, y, g)
+        hy, hg = (_tree.unravel(x, y) for x in products)
         hg = _tree.where(first, _tree.scale(gamma, g), hg)
     hy = _tree.where(first, _tree.scale(gamma, y), hy)
     h = rho * _tree.dot(y, hy).astype(dtype)
@@ -242,39 +244,42 @@ def _update(
 
     # A refused pair becomes zeros, which leave the matrix as it is.
     (keep,) = _tree.masks(stored)
-    squares = squares._replace(vectors=_tree.choose((keep, squares.vectors)))
+    squares = squares._replace(
+        signs=tuple(jnp.where(stored, sign, 0) for sign in squares.signs),
+        vectors=_tree.choose((keep, squares.vectors)),
+    )
     if inverse_tau is not None:
         squares = squares._replace(inverse_tau=jnp.where(stored, inverse_tau, 1))
     begins, gamma = _tree.together(stored & first, gamma)
-    start = _begin(dense, gamma, begins)
+    matrix = _begun(dense, gamma, begins, squares)
     size = jnp.where(unchanged, 0, dense.size + stored.astype(jnp.int32))
     product = None if hg is None else _times(hg, g, squares)
-    return Dense(_add_squares(start, squares), size), stored, product
+    return Dense(matrix, size), stored, product
 
 
 def _squares(
     s: Tree, hy: Tree, rho: Scalar, h: Scalar, phi: Scalar, inverse_tau: Scalar | None
 ) -> tuple[_Squares, Scalar]:
-    """Returns −p pᵀ + q qᵀ + r rᵀ, and a number that is finite where all of them are."""
+    """Returns a u uᵀ − c z zᵀ, and a number that is finite where all of it is."""
     root, by_tau = jnp.sqrt(rho), 1 if inverse_tau is None else inverse_tau
     # Where H y is but rounding, h can be 0 or less: then only r is left.
     known = h > 0
     h = jnp.where(known, h, 1)
     r, z = _tree.scale(root, s), _tree.scale(jnp.where(known, root, 0), hy)
-    p = _tree.scale(jnp.sqrt(by_tau / h), z)
-    weight = jnp.where(known, jnp.sqrt(phi * by_tau * h), 0)
-    q = _tree.scale(weight, _tree.subtract(r, _tree.scale(1 / h, z)))
-    length = sum(_tree.dots((p, p), (q, q), (r, r)), jnp.zeros_like(h))
-    one = jnp.ones_like(h)
-    return _Squares(inverse_tau, (-one, one, one), (p, q, r)), length
+    a = 1 + jnp.where(known, phi * by_tau * h, 0)
+    c = by_tau * ((1 - phi) / h + phi**2 * by_tau / a)
+    u = _tree.subtract(r, _tree.scale(phi * by_tau / a, z))
+    vectors = _tree.scale(jnp.sqrt(a), u), _tree.scale(jnp.sqrt(jnp.abs(c)), z)
+    length = sum(_tree.dots(*((v, v) for v in vectors)), jnp.zeros_like(h))
+    return _Squares(inverse_tau, (jnp.ones_like(h), -jnp.sign(c)), vectors), length
 
 
 def add_rank_one(dense: Any, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar) -> Any:
     """Returns the matrix plus weight · v vᵀ where `accept` holds; the first is added to γI."""
-    start = _begin(dense, gamma, accept & (dense.size == 0))
     (keep,) = _tree.masks(accept)
     vector = _tree.scale(jnp.sqrt(jnp.abs(weight)), _tree.choose((keep, vector)))
-    matrix = _add_squares(start, _Squares(None, (jnp.sign(weight),), (vector,)))
+    squares = _Squares(None, (jnp.sign(weight),), (vector,))
+    matrix = _begun(dense, gamma, accept & (dense.size == 0), squares)
     return dense._replace(matrix=matrix, size=dense.size + accept.astype(jnp.int32))
 
 
