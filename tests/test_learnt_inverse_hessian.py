@@ -123,16 +123,16 @@ def test_other_states_are_refused(tx, how_many):
         naqopt.inverse_hessian(tx.init(start()))
 
 
-@pytest.mark.parametrize("initial_scale", [None, 0.3])
+@pytest.mark.parametrize("initial_scale", [None, "first_pair", 0.3])
 def test_the_first_matrix(initial_scale, x64):
-    """Of γ I, γ given or sᵀy/yᵀy, BFGS's update makes (I − ρ s yᵀ) γ (I − ρ y sᵀ) + ρ s sᵀ."""
+    """Of γ I, γ given, 1 or sᵀy/yᵀy, BFGS's update makes (I − ρ s yᵀ) γ (I − ρ y sᵀ) + ρ s sᵀ."""
     tx = naqopt.bfgs(0.1, memory_size=None, linesearch=None, initial_scale=initial_scale)
     (first, _), (second, state) = train(tx, 1), train(tx, 2)
     points = [ravel_pytree(tree)[0] for tree in (start(), first)]
     gradients = [ravel_pytree(jax.grad(loss)(tree))[0] for tree in (start(), first)]
     s, y = (np.asarray(after - before) for before, after in (points, gradients))
     rho = 1 / (s @ y)
-    gamma = initial_scale or s @ y / (y @ y)
+    gamma = {None: 1, "first_pair": s @ y / (y @ y)}.get(initial_scale, initial_scale)
     left = np.eye(5) - rho * np.outer(s, y)
     expected = gamma * left @ left.T + rho * np.outer(s, s)
     np.testing.assert_allclose(naqopt.inverse_hessian(state).matrix(), expected, rtol=1e-9)

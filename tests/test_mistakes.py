@@ -331,7 +331,15 @@ def test_an_initial_scale_out_of_range(scale):
 def test_an_initial_scale_without_a_dense_matrix():
     with pytest.raises(ValueError, match=r"naqopt\.bfgs: `initial_scale` needs the dense matrix"):
         naqopt.bfgs(initial_scale=1.0)
+    with pytest.raises(ValueError, match=r"naqopt\.bfgs: `initial_scale` needs the dense matrix"):
+        naqopt.bfgs(initial_scale="first_pair")
     naqopt.bfgs(memory_size=None, initial_scale=1.0)  # the remedy
+
+
+def test_an_initial_scale_that_is_no_word():
+    with pytest.raises(ValueError, match='`initial_scale` must be a number or "first_pair", got'):
+        naqopt.bfgs(memory_size=None, initial_scale="first pair")
+    naqopt.bfgs(memory_size=None, initial_scale="first_pair")  # the remedy
 
 
 @pytest.mark.parametrize("factory", [naqopt.naq, naqopt.moq, naqopt.mnaq])

@@ -133,7 +133,8 @@ def test_the_calls_end_at_the_rounding_of_the_gradient(call, x64):
     start = np.array([-1.2, 1.0, -0.5, 1.3, 0.2, 0.8])
     found = trajectory(call(), rosenbrock, start, 100)
     assert np.linalg.norm(jax.grad(rosenbrock)(found[0][-1])) < 1e-7
-    assert np.all(np.diff(found[1]) <= 0)
+    # Where losses differ by less than 10⁻⁶ of them, slopes decide.
+    assert np.all(np.diff(found[1]) <= 1e-6 * np.asarray(found[1][:-1]))
 
 
 def test_the_two_calls_are_bfgs_by_another_update():

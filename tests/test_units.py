@@ -29,7 +29,7 @@ ZOOM = optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")
 
 SEARCHING = {
     "bfgs": (naqopt.bfgs, {}),
-    "bfgs_dense": (naqopt.bfgs, {"memory_size": None}),
+    "bfgs_dense": (naqopt.bfgs, {"memory_size": None, "initial_scale": "first_pair"}),
     "bfgs_zoom": (naqopt.bfgs, {"linesearch": ZOOM}),
     "bfgs_wolfe": (naqopt.bfgs, {"linesearch": naqopt.wolfe()}),
     "naq": (naqopt.naq, {"momentum": 0.5, "convergence_term": False}),
@@ -139,6 +139,7 @@ def test_variables_of_very_different_units(x64, factory):
 HYPERBOLA = {
     "bfgs": naqopt.bfgs(),
     "bfgs_dense": naqopt.bfgs(memory_size=None),
+    "bfgs_first_pair": naqopt.bfgs(memory_size=None, initial_scale="first_pair"),
     "naq": naqopt.naq(),
     "moq": naqopt.moq(),
     "lsr1": naqopt.lsr1(),

@@ -187,7 +187,7 @@ def _ours(
 
 
 def _bfgs(
-    initial_scale: float | None, linesearch: Callable[..., Any] = naqopt.wolfe
+    initial_scale: float | str | None, linesearch: Callable[..., Any] = naqopt.wolfe
 ) -> optax.GradientTransformation:
     return naqopt.bfgs(
         memory_size=None,
@@ -197,8 +197,13 @@ def _bfgs(
     )
 
 
-def _armijo(initial_scale: float | None) -> Method:
-    label = "the first pair's γ" if initial_scale is None else "the identity"
+def _first_pair(label: str, make: Callable[..., optax.GradientTransformation]) -> Method:
+    make = functools.partial(make, initial_scale="first_pair")
+    return _ours(f"{label} from the first pair's γ", make)
+
+
+def _armijo(initial_scale: float | str | None) -> Method:
+    label = "the first pair's γ" if initial_scale == "first_pair" else "the identity"
     make = functools.partial(_bfgs, initial_scale, naqopt.armijo)
     return _ours(f"BFGS from {label}, Armijo", make, reuse=False)
 
@@ -211,9 +216,11 @@ METHODS: Mapping[str, Method] = {
     "ssbroyden": _ours("SSBroyden", naqopt.ssbroyden),
     "ssbfgs": _ours("SSBFGS", naqopt.ssbfgs),
     "bfgs": _ours("BFGS from the identity", lambda: _bfgs(1.0)),
-    "bfgs-first-pair": _ours("BFGS from the first pair's γ", lambda: _bfgs(None)),
+    "bfgs-first-pair": _ours("BFGS from the first pair's γ", lambda: _bfgs("first_pair")),
+    "ssbroyden-first-pair": _first_pair("SSBroyden", naqopt.ssbroyden),
+    "ssbfgs-first-pair": _first_pair("SSBFGS", naqopt.ssbfgs),
     "bfgs-armijo": _armijo(1.0),
-    "bfgs-first-pair-armijo": _armijo(None),
+    "bfgs-first-pair-armijo": _armijo("first_pair"),
     "ssbroyden-naq": _ours("SSBroyden, μ 0.5", lambda: _momentum("ssbroyden"), reuse=False),
     "naq": _ours("NAQ, μ 0.5", lambda: _momentum("bfgs"), reuse=False),
     "lsr1": _ours("L-SR1, m 30", lambda: naqopt.lsr1(memory_size=30, store_grad=True)),

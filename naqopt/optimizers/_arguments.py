@@ -13,6 +13,8 @@ from naqopt.curvature.dense import dense_matrix
 from naqopt.curvature.lbfgs import limited_memory
 from naqopt.steps.line_search import StepLength, fixed, search
 
+FIRST_PAIR = "first_pair"  # sᵀy/yᵀy of the first pair as γ of the dense matrix's H0
+
 
 def check_memory(optimizer: str, memory_size: Any, history_dtype: Any) -> tuple[int | None, Any]:
     """Returns the number of pairs, None for a dense matrix, and the dtype they are stored in.
@@ -50,15 +52,15 @@ def curvature_of(
     """
     if min_curvature is not None:
         _checks.number(optimizer, "min_curvature", min_curvature, low=0)
-    if initial_scale is not None:
-        _checks.number(optimizer, "initial_scale", initial_scale, low=_checks.SMALLEST)
+    _check_initial_scale(optimizer, initial_scale)
     if update not in UPDATES:
         raise ValueError(
             f"naqopt.{optimizer}: `update` must be one of {', '.join(UPDATES)}, got {update!r}."
         )
     memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
     if memory_size is None:
-        return dense_matrix(optimizer, min_curvature, update, initial_scale)
+        gamma = None if isinstance(initial_scale, str) else initial_scale
+        return dense_matrix(optimizer, min_curvature, update, gamma)
     if initial_scale is not None:
         raise ValueError(
             f"naqopt.{optimizer}: `initial_scale` needs the dense matrix, which is "
@@ -70,6 +72,18 @@ def curvature_of(
             "`memory_size=None`; of pairs in a limited memory there is BFGS alone."
         )
     return limited_memory(memory_size, min_curvature, scale, history_dtype)
+
+
+def _check_initial_scale(optimizer: str, initial_scale: Any) -> None:
+    """Raises unless it is None, the word for the first pair's, or a number > 0."""
+    if isinstance(initial_scale, str):
+        if initial_scale != FIRST_PAIR:
+            raise ValueError(
+                f'naqopt.{optimizer}: `initial_scale` must be a number or "{FIRST_PAIR}", got '
+                f"{initial_scale!r}."
+            )
+    elif initial_scale is not None:
+        _checks.number(optimizer, "initial_scale", initial_scale, low=_checks.SMALLEST)
 
 
 def check_momentum(optimizer: str, momentum: Any) -> None:

@@ -11,7 +11,7 @@ def ssbroyden(
     *,
     linesearch: optax.GradientTransformationExtraArgs = wolfe(),  # noqa: B008
     store_grad: bool = True,
-    initial_scale: float | None = None,
+    initial_scale: float | str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Self-scaled Broyden: the dense matrix of `naqopt.bfgs` by another update.
 
@@ -33,7 +33,7 @@ def ssbroyden(
       store_grad: whether value and gradient at the new params, which the search has computed, are
         kept in the state, where `optax.value_and_grad_from_state` finds them. For deterministic
         losses alone.
-      initial_scale: as in `naqopt.bfgs`; here it matters less.
+      initial_scale: as in `naqopt.bfgs`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` that is called as `naqopt.bfgs`'s, and survives the
@@ -85,7 +85,7 @@ def ssbfgs(
     *,
     linesearch: optax.GradientTransformationExtraArgs = wolfe(),  # noqa: B008
     store_grad: bool = True,
-    initial_scale: float | None = None,
+    initial_scale: float | str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Self-scaled BFGS (Al-Baali): BFGS whose old matrix is divided by :math:`\tau`.
 

@@ -163,7 +163,9 @@ def is_curved(s, y, min_curvature):
     return bool(cosine and product >= np.finfo(np.float64).tiny)
 
 
-def with_pair(state, s, eps, y, memory_size, min_curvature, first_scale_by_eps):
+def with_pair(
+    state, s, eps, y, memory_size, min_curvature, first_scale_by_eps, initial_scale="first_pair"
+):
     """The state after the pair (s, y) is stored or refused; ε is y without its term in s."""
     if not is_curved(s, y, min_curvature):
         state = replace(state, refused=state.refused + 1)
@@ -183,7 +185,9 @@ def with_pair(state, s, eps, y, memory_size, min_curvature, first_scale_by_eps):
         )
     identity = np.eye(s.size)
     H = state.H
-    if H is None:  # before the first update H = (sᵀy/yᵀy)I
+    if H is None and initial_scale != "first_pair":  # before the first update H = γI
+        H = initial_scale * identity
+    elif H is None:  # or (sᵀy/yᵀy)I
         numerator = s @ eps if first_scale_by_eps and s @ eps > 0.0 else s @ y
         H = numerator / norm(y) / norm(y) * identity
     rho = 1.0 / (s @ y)
@@ -287,6 +291,7 @@ def step(
     restart_window=None,
     search=None,
     clip=None,
+    initial_scale="first_pair",
 ):
     """One step of a method, sections 3 and 4 of the algorithms; returns the new state.
 
@@ -306,6 +311,7 @@ def step(
       search: the line search of BFGS, NAQ and MoQ, a function like `armijo`; `None` takes `two_way`
         while there is no pair, and then `armijo`.
       clip: what is done to the caller's gradient before the direction is computed from it.
+      initial_scale: γ of the dense matrix before its first update, or "first_pair".
     """
     rules = METHODS[method]
     k, w, v = state.k, state.w, state.v
@@ -325,7 +331,8 @@ def step(
             y = eps + xi(s, eps, r_hat) * s  # y = ε + ξs
         else:
             y = eps
-        return with_pair(state, s, eps, y, memory_size, min_curvature, method == "mnaq")
+        plain = method == "mnaq"
+        return with_pair(state, s, eps, y, memory_size, min_curvature, plain, initial_scale)
 
     if state.waiting is not None:  # M 11: ∇E₂ = ∇E(w_{k+1}; X_{k+1}) is this step's gradient
         state = store(state, *state.waiting, r)

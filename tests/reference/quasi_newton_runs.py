@@ -61,10 +61,17 @@ _HALF_ROOT = ("inverse_sqrt", 0.5)
 
 RUNS = {
     "bfgs": _full("bfgs", 3, (5, 10, 0.1), memory_size=4, convergence_term=False),
-    "bfgs_dense": _full("bfgs", 0, (1, 30, 1), memory_size=None, convergence_term=False),
+    "bfgs_dense": _full(
+        "bfgs", 0, (1, 30, 1), memory_size=None, convergence_term=False, initial_scale=1.0
+    ),
+    "bfgs_first_pair": _full(
+        "bfgs", 0, (1, 30, 1), memory_size=None, convergence_term=False, initial_scale="first_pair"
+    ),
     "bfgs_far": _full("bfgs", 8, (1, 3, 3), memory_size=4, convergence_term=False),
     "bfgs_term": _full("bfgs", 8, (30, 10, 0.1), memory_size=4, convergence_term=True),
-    "bfgs_term_dense": _full("bfgs", 13, (30, 10, 0.1), memory_size=None, convergence_term=True),
+    "bfgs_term_dense": _full(
+        "bfgs", 13, (30, 10, 0.1), memory_size=None, convergence_term=True, initial_scale=0.1
+    ),
     "naq": _full("naq", 0, (10, 10, 0.1), memory_size=4, momentum=0.5, convergence_term=True),
     "naq_dense": _full(
         "naq", 37, (10, 10, 0.3), memory_size=None, momentum=0.8, convergence_term=True
