@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # What one process has compiled, however small, the others read.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test test-full lint bench notebooks clean
+.PHONY: demo test test-full lint bench notebooks docs docs-quick docs-tests clean
 
 # One stamp per extra, so that each command installs no more than it needs.
 .venv/bin/python:
@@ -44,5 +44,19 @@ bench: .venv/.examples
 notebooks: .venv/.examples .venv/.notebooks
 	NAQOPT_QUICK=1 $(BIN)/python -m nbconvert --to notebook --execute --output-dir .cache/notebooks notebooks/*.ipynb
 
+# The site in docs/_build/html: warnings are errors, internal links among them, and a public name
+# without a page. Executed notebooks are kept in .cache. `docs-quick` is for CI: it leaves the
+# notebooks, which `make notebooks` executes, as they are.
+SPHINX := $(BIN)/python -m sphinx -W --keep-going -q
+docs: docs-tests
+	$(SPHINX) -b html docs docs/_build/html
+docs-quick: docs-tests
+	NAQOPT_DOCS_NOTEBOOKS=off $(SPHINX) -b html docs docs/_build/html-quick
+
+# The code of the guides and what it prints.
+docs-tests: .venv/.examples .venv/.notebooks .venv/.docs
+	NAQOPT_DOCS_NOTEBOOKS=off XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+		$(SPHINX) -b doctest docs docs/_build/doctest
+
 clean:
-	rm -rf .venv .cache demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache demo build dist docs/_build docs/api docs/notebooks docs/results/studies .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,81 @@
+"""The site's settings: `make docs` builds it, without a network."""
+
+import datetime
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+sys.path[:0] = [str(DOCS), str(ROOT)]
+
+# Notebooks and guides are small forms of what they show, on a CPU.
+os.environ.setdefault("NAQOPT_QUICK", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+project = "naqopt"
+author = "The naqopt authors"
+project_copyright = f"{datetime.date.today().year}, {author}"
+version = release = importlib.metadata.version("naqopt")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_mathjax_offline",
+    "extensions.api",
+    "extensions.gallery",
+    "extensions.mathematics",
+    "extensions.studies",
+]
+exclude_patterns = ["_build", "extensions", "jupyter_execute", "README.md"]
+suppress_warnings = ["myst.header"]  # included tables begin where their page's heading ends
+
+# Docstrings have `single` backticks for code; what is documented here is linked.
+default_role = "py:obj"
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the Args tell them, with shapes, units and ranges
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+# Guides are tested by `sphinx-build -b doctest`; the docstrings' examples by pytest.
+doctest_test_doctest_blocks = ""
+
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+# `make docs-quick`, which CI runs, leaves the notebooks unexecuted.
+nb_execution_mode = os.environ.get("NAQOPT_DOCS_NOTEBOOKS", "cache")
+nb_execution_cache_path = str(ROOT / ".cache" / "docs-notebooks")
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+
+html_theme = "furo"
+html_title = f"naqopt {version}"
+html_static_path = ["_static"]
+html_css_files = ["naqopt.css"]
+html_show_sphinx = False
+html_copy_source = False
+
+# Only who publishes knows the repository's address; without one there are no links to it.
+repository = os.environ.get("NAQOPT_REPOSITORY", os.environ.get("READTHEDOCS_GIT_CLONE_URL", ""))
+repository = repository.rstrip("/").removesuffix(".git")
+html_theme_options = (
+    {
+        "source_repository": repository,
+        "source_branch": os.environ.get("NAQOPT_BRANCH", "main"),
+        "source_directory": "docs/",
+    }
+    if repository
+    else {}
+)

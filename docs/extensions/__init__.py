@@ -1,0 +1,1 @@
+"""What the site's build makes of the package, the notebooks and the results."""
