@@ -47,16 +47,21 @@ notebooks: .venv/.examples .venv/.notebooks
 # The site in docs/_build/html: warnings are errors, internal links among them, and a public name
 # without a page. Executed notebooks are kept in .cache. `docs-quick` is for CI: it leaves the
 # notebooks, which `make notebooks` executes, as they are.
-SPHINX := $(BIN)/python -m sphinx -W --keep-going -q
-docs: docs-tests
-	$(SPHINX) -b html docs docs/_build/html
-docs-quick: docs-tests
-	NAQOPT_DOCS_NOTEBOOKS=off $(SPHINX) -b html docs docs/_build/html-quick
+# The guides' code is run, and what it prints compared, on eight simulated devices.
+SITE := .venv/.examples .venv/.notebooks .venv/.docs
+SPHINX = $(BIN)/python -m sphinx -W --keep-going -q -d $(OUT)/doctrees
+define BUILD_SITE
+$(SPHINX) -b html docs $(OUT)/html
+XLA_FLAGS=--xla_force_host_platform_device_count=8 $(SPHINX) -b doctest docs $(OUT)/doctest
+endef
 
-# The code of the guides and what it prints.
-docs-tests: .venv/.examples .venv/.notebooks .venv/.docs
-	NAQOPT_DOCS_NOTEBOOKS=off XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-		$(SPHINX) -b doctest docs docs/_build/doctest
+docs: OUT = docs/_build
+docs: $(SITE)
+	$(BUILD_SITE)
+docs-quick: OUT = docs/_build/quick
+docs-quick: export NAQOPT_DOCS_NOTEBOOKS = off
+docs-quick: $(SITE)
+	$(BUILD_SITE)
 
 clean:
 	rm -rf .venv .cache demo build dist docs/_build docs/api docs/notebooks docs/results/studies .pytest_cache .mypy_cache .ruff_cache .hypothesis

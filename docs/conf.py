@@ -38,13 +38,14 @@ suppress_warnings = ["myst.header"]  # included tables begin where their page's 
 
 # Docstrings have `single` backticks for code; what is documented here is linked.
 default_role = "py:obj"
-add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the Args tell them, with shapes, units and ranges
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 

@@ -95,10 +95,18 @@ def _module_page(module: ModuleType, offered: Mapping[str, Any]) -> str:
     members = own(module)
     exported = [elsewhere[id(x)] for x in members.values() if id(x) in elsewhere]
     hidden = [name for name, x in members.items() if id(x) in elsewhere]
-    text = f"{_heading(module.__name__)}\n.. automodule:: {module.__name__}\n"
-    if len(hidden) < len(members):
-        text += "   :members:\n"
-        text += f"   :exclude-members: {', '.join(hidden)}\n" if hidden else ""
+    text = _heading(module.__name__)
+    if module.__name__ in offered:  # a function has the same name: the module has no entry
+        text += f"\n{inspect.getdoc(module)}\n"
+        for name, value in members.items():
+            if name not in hidden:
+                text += f"\n.. {_directive(value)}:: {module.__name__}::{name}\n"
+                text += "   :members:\n" if inspect.isclass(value) else ""
+    else:
+        text += f"\n.. automodule:: {module.__name__}\n"
+        if len(hidden) < len(members):
+            text += "   :members:\n"
+            text += f"   :exclude-members: {', '.join(hidden)}\n" if hidden else ""
     if exported:
         text += f"\nUsers call: {', '.join(f'`{name}`' for name in exported)}.\n"
     return text
@@ -155,8 +163,8 @@ def _check(app: Any, env: Any) -> list[str]:
 
 def _skip(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool:
     """Leaves out a NamedTuple's fields, which its docstring tells under Attributes."""
-    del app, what, options
-    return skip or type(member).__name__ == "_tuplegetter" or name in ("count", "index")
+    del app, what, name, options
+    return skip or type(member).__name__ == "_tuplegetter"
 
 
 def setup(app: Any) -> dict[str, bool]:

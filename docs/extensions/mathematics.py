@@ -22,8 +22,7 @@ class Align(SphinxTransform):
             text = node.astext()
             if "&" in text and "\\begin{" not in text.split("&")[0]:
                 aligned = f"\\begin{{aligned}}\n{text}\n\\end{{aligned}}"
-                node.children = [nodes.Text(aligned)]
-                node["no-wrap"] = node["nowrap"] = False
+                node[:] = [nodes.Text(aligned)]
 
 
 def setup(app: Any) -> dict[str, bool]:
