@@ -27,7 +27,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
-    "sphinx_mathjax_offline",
+    "sphinx-mathjax-offline",
     "extensions.api",
     "extensions.gallery",
     "extensions.mathematics",

@@ -1,8 +1,8 @@
 """Draws the picture of the first page and of the README, from stored results.
 
-`.venv/bin/python docs/draw_front.py` writes `docs/_static/front.png`. Nothing is chosen here but
-what is shown: one study where the library is far ahead, one where a peer fails, and one where Adam
-is as good for less.
+`.venv/bin/python docs/draw_front.py` writes `docs/_static/front.png`, and `front-narrow.png` for
+telephones. Nothing is chosen here but what is shown: one study where the library is far ahead, one
+where a peer fails, and one where Adam is as good for less.
 """
 
 import json
@@ -21,7 +21,7 @@ from benchmarks.reports import pictures  # noqa: E402
 from benchmarks.training.study import RESULTS  # noqa: E402
 
 OURS, GREEN, VIOLET = "#c8102e", "#1b7f5c", "#6a3d9a"
-ADAM, BLACK, GREY = "#3b6fb6", "#202428", "#8a94a0"
+ADAM, BLACK, GREY, BROWN = "#3b6fb6", "#202428", "#8a94a0", "#7a5c3e"
 
 
 def _equation(axis: Axes) -> None:
@@ -31,7 +31,7 @@ def _equation(axis: Axes) -> None:
         ("adam", "Adam, tuned", ADAM, "-"),
         ("optax-lbfgs", "optax.lbfgs", BLACK, "-."),
         ("scipy-bfgs", "SciPy BFGS", GREY, "--"),
-        ("peer-ssbroyden", "ssbroyden-optimistix", VIOLET, "--"),
+        ("peer-ssbroyden", "ssbroyden-optimistix", BROWN, "--"),
         ("ssbroyden", "naqopt.ssbroyden()", OURS, "-"),
     ):
         runs = [run["curve"] for run in methods[name]["runs"].values()]
@@ -86,19 +86,22 @@ def _network(axis: Axes) -> None:
     axis.set_ylim(0.955, 0.985)
     axis.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=1))
     axis.set_ylabel("test accuracy")
-    axis.set_title("MNIST, perceptron, batches of 128: Adam is as good for less", fontsize=10)
+    axis.set_title("MNIST, batches of 128: Adam is as good for less", fontsize=10)
 
 
-def draw(path: Path) -> Path:
-    """Draws the picture."""
-    figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained")
-    for axis, panel in zip(axes, (_equation, _mini_batches, _network), strict=True):
+def draw(path: Path, rows: int, columns: int) -> Path:
+    """Draws the picture, its panels side by side or one above the other."""
+    size = (4.5 * columns, 0.4 + 3.8 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
+    for axis, panel in zip(axes.flat, (_equation, _mini_batches, _network), strict=True):
         panel(axis)
         axis.set_xlabel("gradients")
         pictures.decorate(axis)
         axis.legend(fontsize=8, frameon=False)
-    return pictures.save(figure, "Medians and ranges; naqopt's optimizers by their defaults", path)
+    said = "Medians and ranges over starts;", "naqopt by its defaults where not said otherwise"
+    return pictures.save(figure, (" " if columns > 1 else "\n").join(said), path)
 
 
 if __name__ == "__main__":
-    draw(ROOT / "docs" / "_static" / "front.png")
+    draw(ROOT / "docs" / "_static" / "front.png", 1, 3)
+    draw(ROOT / "docs" / "_static" / "front-narrow.png", 3, 1)  # for telephones

@@ -110,7 +110,7 @@ def test_a_name_of_an_unknown_module_has_a_section():
 
     for module in ("naqopt.optimizers.something_new", "naqopt.something_new"):
         added.__module__ = module
-        index = api.index({"naqopt.added": added}, [])
+        index = api.index({"naqopt.added": added})
         assert "<naqopt.added>" in index
         assert "Does something new." in index
 

@@ -30,12 +30,13 @@ _SECTIONS = {
 
 
 def public_names() -> dict[str, Any]:
-    """Returns what `naqopt` offers by its full name; of a module what is public in it."""
+    """Returns what `naqopt` offers by its full name; of a module what has an example in it."""
     names: dict[str, Any] = {}
     for name in naqopt.__all__:
         value = getattr(naqopt, name)
         if inspect.ismodule(value):
-            names |= {f"naqopt.{name}.{inner}": x for inner, x in own(value).items()}
+            of_users = {x: y for x, y in own(value).items() if "Example:" in (y.__doc__ or "")}
+            names |= {f"naqopt.{name}.{inner}": x for inner, x in of_users.items()}
         else:
             names[f"naqopt.{name}"] = value
     return names
@@ -112,8 +113,8 @@ def _module_page(module: ModuleType, offered: Mapping[str, Any]) -> str:
     return text
 
 
-def index(offered: Mapping[str, Any], module_names: list[str]) -> str:
-    """Returns the first page: the names in sections, and the modules."""
+def index(offered: Mapping[str, Any]) -> str:
+    """Returns the first page: the names in sections."""
     text = _heading("The interface") + "\n"
     text += "Every public name, with formulas, arguments, what it costs and when not to use it.\n"
     for section in _SECTIONS:
@@ -124,17 +125,25 @@ def index(offered: Mapping[str, Any], module_names: list[str]) -> str:
         for name, value in rows.items():
             text += f"   * - :doc:`{name} <{name}>`\n     - {first_line(value)}\n"
         text += "\n.. toctree::\n   :hidden:\n\n" + "".join(f"   {name}\n" for name in rows)
-    text += f"\n{_heading('The modules behind it', '-')}\n"
-    text += "For those who add a method or an update; see :doc:`../project/extend`.\n"
+    text += "\nFor those who add a method or an update: :doc:`the modules behind it <modules>`.\n"
+    return text + "\n.. toctree::\n   :hidden:\n\n   modules\n"
+
+
+def _modules_page(names: list[str]) -> str:
+    text = _heading("The modules")
+    text += "\nFor those who add a method or an update; see :doc:`../project/extend`.\n"
     text += "\n.. toctree::\n   :maxdepth: 1\n\n"
-    return text + "".join(f"   modules-{name}\n" for name in module_names)
+    return text + "".join(f"   modules-{name}\n" for name in names)
 
 
 def all_pages() -> dict[str, str]:
     """Returns the pages by file name."""
     offered, found = public_names(), list(modules())
     return (
-        {"index.rst": index(offered, [module.__name__ for module in found])}
+        {
+            "index.rst": index(offered),
+            "modules.rst": _modules_page([module.__name__ for module in found]),
+        }
         | {f"{name}.rst": _page(name, value) for name, value in offered.items()}
         | {f"modules-{module.__name__}.rst": _module_page(module, offered) for module in found}
     )

@@ -19,7 +19,7 @@ class Align(SphinxTransform):
         """Changes the formulas of a document."""
         del kwargs
         for node in self.document.findall(nodes.math_block):
-            text = node.astext()
+            text = node.astext().strip()
             if "&" in text and "\\begin{" not in text.split("&")[0]:
                 aligned = f"\\begin{{aligned}}\n{text}\n\\end{{aligned}}"
                 node[:] = [nodes.Text(aligned)]

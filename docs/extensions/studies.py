@@ -47,7 +47,9 @@ def _index(names: list[str]) -> str:
         summary = description.partition("\n")[0].replace("|", "\\|")
         rows.append(f"| [`{name}`]({name}.md) | {summary} |")
     table = "\n".join(["| study | what it is |", "|---|---|", *rows])
-    toctree = "\n".join(["```{toctree}", ":hidden:", "", *names, "```"])
+    toctree = "\n".join(
+        ["```{toctree}", ":hidden:", "", *(f"{name} <{name}>" for name in names), "```"]
+    )
     text = (
         "Each page is the table and the picture that its command has written, as they lie in\n"
         "`benchmarks/results` beside a JSON file of every run.\n"

@@ -26,7 +26,7 @@ class Dense(NamedTuple):
     """A dense matrix.
 
     Attributes:
-      matrix: H, a history of d rows; leaves of shape (d, *leaf.shape).
+      matrix: H, a history of d rows; leaves of shape `(d, *leaf.shape)`.
       size: how many pairs it holds.
     """
 

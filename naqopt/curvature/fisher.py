@@ -1,7 +1,7 @@
 """A ring of gradients and the product with the accumulated Fisher information matrix.
 
 The matrix is the mean of the outer products g_i g_iᵀ of the stored gradients (aSNAQ Eq. 9). It is
-never formed: with the gradients as the rows of F, its product with s is Fᵀ(F s)/|F|.
+never formed: with the gradients as the rows of F, its product with s is `Fᵀ(F s)/|F|`.
 """
 
 from functools import partial
@@ -19,8 +19,8 @@ class Fisher(NamedTuple):
     """The stored gradients, first in first out.
 
     Attributes:
-      gradients: history of gradients, leaves of shape (m_F, *leaf.shape).
-      size: |F|, how many are stored, at most m_F.
+      gradients: history of gradients, leaves of shape `(m_F, *leaf.shape)`.
+      size: `|F|`, how many are stored, at most m_F.
       next: the slot that the next gradient goes to.
     """
 
@@ -53,7 +53,7 @@ def push(fisher: Fisher, gradient: Tree, fisher_size: int, accept: Scalar) -> Fi
 
 @partial(jax.jit, static_argnames="block_size")
 def product(fisher: Fisher, s: Tree, block_size: int | None = None) -> Tree:
-    """Returns Fᵀ(F s)/|F| (aSNAQ Eq. 9), and 0 while no gradient is stored.
+    """Returns `Fᵀ(F s)/|F|` (aSNAQ Eq. 9), and 0 while no gradient is stored.
 
     A scan over blocks of rows. All rows as one block are the measured choice (m_F = 100 on a CPU):
     1.3 to 2.2 times as fast as any smaller block, and without the copies of `block_size` rows that

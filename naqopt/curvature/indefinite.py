@@ -106,7 +106,7 @@ class DenseRankOne(NamedTuple):
     """A dense matrix.
 
     Attributes:
-      matrix: B, a history of d rows; leaves of shape (d, *leaf.shape).
+      matrix: B, a history of d rows; leaves of shape `(d, *leaf.shape)`.
       gamma: γ, with which B = γI while it holds no pair.
       size: how many pairs it holds.
     """

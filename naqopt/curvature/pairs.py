@@ -19,7 +19,7 @@ class Pairs(NamedTuple):
     """The stored pairs, by slot.
 
     Attributes:
-      s: history of differences of points, leaves of shape (m, *leaf.shape).
+      s: history of differences of points, leaves of shape `(m, *leaf.shape)`.
       y: history of differences of gradients, or of Fisher products, like s.
       products: (m, m) numbers s_iᵀy_j by slot; valid where j is not older than i.
       scales: (m,) numbers s_iᵀy_i / y_iᵀy_i by slot, from which γ of H0 = γ I is made.

@@ -240,8 +240,9 @@ def update(
 ) -> tuple[RankOne, Scalar]:
     """Returns the ring after the pair (s, y), and whether it was stored.
 
-    It is if it is finite, |sᵀ(y − Bs)| ≥ 1e-8 ‖s‖ ‖y − Bs‖ and y − γs is not negligible; for H the
-    test is that of H, with s and y exchanged. While M⁻¹ is singular the oldest pairs are dropped.
+    It is if it is finite, `|sᵀ(y − Bs)| ≥ 1e-8 ‖s‖ ‖y − Bs‖` and y − γs is not negligible; for H
+    the test is that of H, with s and y exchanged. While M⁻¹ is singular the oldest pairs are
+    dropped.
     """
     dtype = memory.ss.dtype
     length = jnp.sqrt(_tree.squared_norm(s)).astype(dtype)

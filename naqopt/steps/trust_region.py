@@ -89,8 +89,8 @@ def exact(
     1. λ_min > 0 and ‖a/d‖ ≤ Δ: δ = 0, the minimum of the model lies inside;
     2. λ_min ≤ 0 and ‖a/d‖ ≤ Δ, where 0/0 counts as 0 (the hard case): δ = 0, and where λ_min < 0
        an eigenvector of λ_min leads on to the boundary;
-    3. otherwise Newton's method on φ(δ) = 1/‖a/(d + δ)‖ − 1/Δ from δ_0 = max_j(|a_j|/Δ − d_j),
-       which lies to the left of the root, so that it rises to it.
+    3. otherwise Newton's method on φ(δ) = 1/‖a/(d + δ)‖ − 1/Δ from
+       `δ_0 = max_j(|a_j|/Δ − d_j)`, which lies to the left of the root, so that it rises to it.
 
     Args:
       eigenvalues: (r,) numbers λ_j.
