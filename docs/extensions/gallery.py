@@ -50,7 +50,7 @@ def _plain(markdown: str) -> str:
     while "](" in text:
         before, _, behind = text.partition("](")
         text = "".join(before.rpartition("[")[::2]) + behind.partition(")")[2]
-    return text.replace("**", "")
+    return text.replace("**", "").replace("$", "")
 
 
 def index(executed: bool) -> str:
