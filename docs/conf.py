@@ -81,3 +81,15 @@ html_theme_options = (
     if repository
     else {}
 )
+
+
+def _hide_source(app, pagename, templatename, context, doctree):
+    """Takes the links to their source from pages that the build makes."""
+    del app, templatename, doctree
+    if pagename.startswith(("api/", "notebooks/", "results/studies/")):
+        context["page_source_suffix"] = ""
+
+
+def setup(app):
+    """Connects the above."""
+    app.connect("html-page-context", _hide_source)

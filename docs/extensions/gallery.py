@@ -58,7 +58,8 @@ def index(executed: bool) -> str:
     cards = []
     for path in notebooks():
         title, summary = title_and_summary(json.loads(path.read_text(encoding="utf-8")))
-        picture = f'<img src="../_static/thumbnails/{path.stem}.png" alt="" loading="lazy">'
+        source = f'src="../_static/thumbnails/{path.stem}.png"'
+        picture = f'<img {source} alt="" loading="lazy" onerror="this.remove()">'
         cards.append(
             f'<a class="card" href="{path.stem}.html">{picture if executed else ""}'
             f"<span><strong>{_plain(title)}</strong><br>{_plain(summary)}</span></a>"
