@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # What one process has compiled, however small, the others read.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test test-full lint bench notebooks docs docs-quick docs-tests clean
+.PHONY: demo test test-full lint bench notebooks docs clean
 
 # One stamp per extra, so that each command installs no more than it needs.
 .venv/bin/python:
@@ -45,23 +45,12 @@ notebooks: .venv/.examples .venv/.notebooks
 	NAQOPT_QUICK=1 $(BIN)/python -m nbconvert --to notebook --execute --output-dir .cache/notebooks notebooks/*.ipynb
 
 # The site in docs/_build/html: warnings are errors, internal links among them, and a public name
-# without a page. Executed notebooks are kept in .cache. `docs-quick` is for CI: it leaves the
-# notebooks, which `make notebooks` executes, as they are.
-# The guides' code is run, and what it prints compared, on eight simulated devices.
-SITE := .venv/.examples .venv/.notebooks .venv/.docs
-SPHINX = $(BIN)/python -m sphinx -W --keep-going -q -d $(OUT)/doctrees
-define BUILD_SITE
-$(SPHINX) -b html docs $(OUT)/html
-XLA_FLAGS=--xla_force_host_platform_device_count=8 $(SPHINX) -b doctest docs $(OUT)/doctest
-endef
-
-docs: OUT = docs/_build
-docs: $(SITE)
-	$(BUILD_SITE)
-docs-quick: OUT = docs/_build/quick
-docs-quick: export NAQOPT_DOCS_NOTEBOOKS = off
-docs-quick: $(SITE)
-	$(BUILD_SITE)
+# without a page. Notebooks are executed in their quick form, once until they change. The guides'
+# code is run, and what it prints compared, on eight simulated devices.
+SPHINX := $(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees
+docs: .venv/.examples .venv/.notebooks .venv/.docs
+	$(SPHINX) -b html docs docs/_build/html
+	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(SPHINX) -b doctest docs docs/_build/doctest
 
 clean:
 	rm -rf .venv .cache demo build dist docs/_build docs/api docs/notebooks docs/results/studies .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -55,8 +55,7 @@ doctest_test_doctest_blocks = ""
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-# `make docs-quick`, which CI runs, leaves the notebooks unexecuted.
-nb_execution_mode = os.environ.get("NAQOPT_DOCS_NOTEBOOKS", "cache")
+nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / ".cache" / "docs-notebooks")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
