@@ -1,0 +1,1 @@
+"""Global routing by double deep Q-learning: grid, netlists, A*, environment, replay, learning."""
