@@ -126,21 +126,31 @@ def test_astar_shares_the_edges_of_a_net():
     assert list(map(len, astar.route(grid, *two, np.array([0, 0, 1, 2])))) == [2, 2, 2, 0]
 
 
+def exhaustive(grid, capacity):
+    """Returns the steps from every cell to every other over the edges that are open."""
+    steps = np.zeros((len(grid.position),) * 2)
+    for cell, action in np.argwhere(capacity[grid.edge] > 0):
+        steps[cell, grid.neighbour[cell, action]] = 1
+    return csgraph.shortest_path(steps, unweighted=True)
+
+
+def test_the_bound_of_astar_is_the_distance_on_an_empty_grid():
+    grid = grids.make(4, 3)
+    cells, goals = len(grid.position), np.flatnonzero(grid.position[:, 2] == 1)
+    found = [[astar.distance(grid, cell, goal) for goal in goals] for cell in range(cells)]
+    np.testing.assert_array_equal(found, exhaustive(grid, grid.capacity)[:, goals])
+
+
 def test_astar_is_as_short_as_an_exhaustive_search():
     grid, random = grids.make(5, 4), np.random.default_rng(0)
-    cells = len(grid.position)
     blocked = 0
     for _ in range(40):
         capacity = (random.random(len(grid.capacity)) < 0.6).astype(int)
         capacity[-1] = 0
-        steps = np.zeros((cells, cells))
-        for cell, action in np.argwhere(capacity[grid.edge] > 0):
-            steps[cell, grid.neighbour[cell, action]] = 1
         start, goal = random.choice(20, 2, replace=False)
-        expected = csgraph.shortest_path(steps, unweighted=True)[start, goal]
         actions = astar.shortest(grid, capacity, int(start), int(goal))
         blocked += not actions
-        assert (len(actions) or np.inf) == expected
+        assert (len(actions) or np.inf) == exhaustive(grid, capacity)[start, goal]
         cell = start
         for action in actions:
             assert capacity[grid.edge[cell, action]]
@@ -357,6 +367,19 @@ def test_the_best_episode_has_most_nets_then_the_highest_reward_and_is_the_first
     told = runs.told(learner._replace(log=log), 1.0)
     best = {"reward": 281, "episode": 4, "arrived": 3, "length": 7, "steps": 249}
     assert {key: told[key] for key in best} == best
+
+
+def test_the_wires_are_those_of_the_first_best_episode():
+    task = small_task()
+    learner = learning.begin(optax.sgd(0.1), grids.make(), task.netlist, task.rows, 0, episodes=4)
+    log = learner.log
+    for episode, (reward, arrives) in enumerate(((90, 1), (80, 2), (95, 1), (80, 2))):
+        state = learner.state._replace(wires=learner.state.wires.at[0, episode].set(True))
+        for part, over in ((0, False), (reward, True)):
+            outcome = environment.Outcome(state, part, 0, arrives * over, over)
+            log = learning._record(log, outcome, over)
+    assert log.totals[:, :2].tolist() == [[90, 1], [80, 2], [95, 1], [80, 2]]
+    assert np.argwhere(log.wires).tolist() == [[0, 1]]
 
 
 def test_learning_finds_the_way():

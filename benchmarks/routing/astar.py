@@ -12,7 +12,7 @@ Routes = list[list[int]]
 
 
 def distance(grid: Grid, cell: int, goal: int) -> int:
-    """Returns a lower bound of the steps to a goal on layer 1, which no step lowers by more than 1.
+    """Returns the steps to a goal on layer 1 of an empty grid, no more than those of a full one.
 
     |dx| + |dy|, and the vias: from layer 1 two where dy is not 0, from layer 2 one.
     """

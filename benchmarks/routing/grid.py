@@ -38,7 +38,7 @@ def make(width: int = 8, height: int = 8, capacity: int = 4, vias: int = 10) -> 
     number = {place: cell for cell, place in enumerate(position)}
     neighbour = np.repeat(np.arange(len(position))[:, None], len(ACTIONS), axis=1)
     edge = np.full_like(neighbour, -1)
-    capacities = []
+    capacities: list[int] = []
     for cell, place in enumerate(position):
         along = (0, 4) if place[2] == 1 else (2,)
         for action in along:  # the action behind each is the way back
