@@ -42,11 +42,11 @@ TARGET_EVERY = 10  # two-pin nets
 def start(seed: int) -> np.ndarray:
     """Returns fresh params as one vector: weights U(−0.5, 0.5), biases 0."""
     random = np.random.default_rng(seed)
-    layers = [
+    parts = [
         np.append(random.uniform(-0.5, 0.5, n * m), np.zeros(m))
         for n, m in itertools.pairwise(WIDTHS)
     ]
-    return np.concatenate(layers).astype(np.float32)
+    return np.concatenate(parts).astype(np.float32)
 
 
 def layers(params: jax.Array) -> Layers:

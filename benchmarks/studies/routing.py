@@ -11,7 +11,9 @@ and RMSprop have their published rate 1e-4 and aSNAQ its 0.01, and each method b
 the grid of `benchmarks.training.learning_rates` gives: tried for a fifth of the episodes on
 netlists that are not reported, the highest mean of the best rewards wins.
 
-The slides' netlists are not public. Theirs and ours are drawn alike, no more.
+The slides' netlists are not public. Theirs and ours are drawn alike, no more. `--seeds` is the
+number of netlists, which can grow later, and `--epochs` that of episodes; every run is kept as it
+ends.
 """
 
 import dataclasses
