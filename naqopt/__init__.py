@@ -1,6 +1,6 @@
 """Nesterov- and momentum-accelerated quasi-Newton training as Optax gradient transformations."""
 
-from naqopt.batches import full_gradient
+from naqopt.batches import full_gradient, sliding_batches
 from naqopt.changed_loss import forget_loss
 from naqopt.flatten import flatten
 from naqopt.inverse_hessian import InverseHessian, inverse_hessian
@@ -8,7 +8,7 @@ from naqopt.optimizers.adaqn import adaqn
 from naqopt.optimizers.asnaq import asnaq
 from naqopt.optimizers.full_batch import bfgs, moq, naq
 from naqopt.optimizers.mnaq import mnaq
-from naqopt.optimizers.online import obfgs, omoq, onaq
+from naqopt.optimizers.online import multi_batch_omoq, obfgs, omoq, onaq
 from naqopt.optimizers.self_scaled import ssbfgs, ssbroyden
 from naqopt.optimizers.symmetric_rank_one import lsr1, mosr1, sr1n
 from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2
@@ -35,11 +35,13 @@ __all__ = [
     "mnaq",
     "moq",
     "mosr1",
+    "multi_batch_omoq",
     "naq",
     "obfgs",
     "omoq",
     "onaq",
     "schedules",
+    "sliding_batches",
     "snapshot",
     "sr1n",
     "ssbfgs",

@@ -14,6 +14,25 @@ from naqopt._tree import Scalar, Tree
 _EXAMPLE = (
     "tx.update(grads, state, params, value=value, grad=grads, value_fn=lambda p: loss_fn(p, batch))"
 )
+_EXAMPLE_OF_PARTS = (
+    "part_grads = tuple(jax.grad(loss_fn)(params, part) for part in (newest, middle, oldest)); "
+    "grads = jax.tree.map(lambda *g: sum(g) / 3, *part_grads); "
+    "tx.update(grads, state, params, part_grads=part_grads)"
+)
+
+
+class Parts(NamedTuple):
+    """The raw gradients of a batch's three parts.
+
+    Attributes:
+      newest: of the part that is in a batch for the first time.
+      middle: of the one that was the newest a step ago.
+      oldest: of the one that was the middle a step ago, and is left out of the next batch.
+    """
+
+    newest: Tree
+    middle: Tree
+    oldest: Tree
 
 
 class Given(NamedTuple):
@@ -25,8 +44,9 @@ class Given(NamedTuple):
       updates: what the transformations in front have made of the gradient.
       raw: the raw gradient at the params.
       params: the params.
-      taken: whether both gradients are finite; if not, the step has to be skipped.
+      taken: whether all gradients are finite; if not, the step has to be skipped.
       norm: ‖updates‖.
+      parts: the raw gradients of the batch's parts, where it has any; as they came.
     """
 
     updates: Tree
@@ -34,6 +54,7 @@ class Given(NamedTuple):
     params: Tree
     taken: Scalar
     norm: Scalar
+    parts: Parts | None = None
 
 
 def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tree | None) -> Given:
@@ -52,6 +73,32 @@ def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tre
     updates = _tree.choose((keep, updates))
     raw = updates if same else _tree.choose((keep, raw))
     return Given(updates, raw, params, taken, jnp.where(taken, norm, 0))
+
+
+def with_parts(optimizer: str, given: Given, part_grads: Any) -> Given:
+    """Returns the arguments with the gradients of the batch's three parts, checked."""
+    if part_grads is None:
+        raise ValueError(
+            f"naqopt.{optimizer}: `part_grads` is missing: this optimizer forms its pairs of the "
+            f"gradients of the batch's three parts. Example: {_EXAMPLE_OF_PARTS}."
+        )
+    if not isinstance(part_grads, (tuple, list)) or len(part_grads) != 3:
+        found = type(part_grads).__name__
+        if isinstance(part_grads, (tuple, list)):
+            found = f"{len(part_grads)} of them"
+        raise ValueError(
+            f"naqopt.{optimizer}: `part_grads` must be a tuple of three gradients, of the newest, "
+            f"the middle and the oldest part of the batch, got {found}. "
+            f"Example: {_EXAMPLE_OF_PARTS}."
+        )
+    parts = Parts(
+        *(
+            pruned(optimizer, f"part_grads[{i}]", jax.tree.map(jnp.asarray, part), given.updates)
+            for i, part in enumerate(part_grads)
+        )
+    )
+    taken = given.taken & _tree.is_finite(parts)
+    return given._replace(taken=taken, norm=jnp.where(taken, given.norm, 0), parts=parts)
 
 
 def loss(

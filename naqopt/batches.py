@@ -1,4 +1,4 @@
-"""What is summed over all batches of a data loader."""
+"""Batches: a gradient summed over all of them, and those of an epoch that overlap."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -90,3 +90,55 @@ def _examples(batch: Any) -> int:
             "Bind what is no example in `loss_fn`."
         )
     return lengths.pop()[0]
+
+
+def sliding_batches(order: Any, part_size: int, before: Any = None) -> jax.Array:
+    r"""The overlapping batches of an epoch that `naqopt.multi_batch_omoq` asks for, in three parts.
+
+    The order is cut into parts :math:`P_1, P_2, \dots` of so many examples, and the batches are
+
+    .. math::
+      X_k = (P_k, P_{k-1}, P_{k-2}), \qquad k = 1, 2, \dots
+
+    with the last two parts of the epoch before as :math:`P_0` and :math:`P_{-1}`, so that batches
+    slide on from one epoch into the next, and every part is in three of them.
+
+    Args:
+      order: the indices of all examples in this epoch's order, one axis.
+      part_size: how many examples a part has, a third of those of a batch. What does not fill the
+        last part is left out.
+      before: the order of the epoch before; None for the first, which begins with the last two
+        parts of its own.
+
+    Returns:
+      Indices of shape (parts, 3, part_size): by batch its newest, its middle and its oldest part.
+
+    Raises:
+      ValueError: if an order has not one axis, or less than three parts.
+      TypeError: if `part_size` is no int.
+
+    Example:
+      >>> import jax.numpy as jnp, naqopt
+      >>> print(naqopt.sliding_batches(jnp.arange(6), 2).tolist())
+      [[[0, 1], [4, 5], [2, 3]], [[2, 3], [0, 1], [4, 5]], [[4, 5], [2, 3], [0, 1]]]
+
+    Costs three copies of the order. A pure function of the orders, so that a run goes on from any
+    epoch whose order and the one before can be drawn again.
+    """
+    part_size = _checks.size("sliding_batches", "part_size", part_size)
+    parts = _parts("order", order, part_size)
+    first = parts if before is None else _parts("before", before, part_size)
+    parts = jnp.concatenate([first[-2:], parts])
+    return jnp.stack([parts[2:], parts[1:-1], parts[:-2]], axis=1)
+
+
+def _parts(name: str, order: Any, part_size: int) -> jax.Array:
+    """Returns the parts of an order that are full."""
+    order = jnp.asarray(order)
+    if order.ndim != 1 or len(order) < 3 * part_size:
+        raise ValueError(
+            f"naqopt.sliding_batches: `{name}` must be a vector of at least three times "
+            f"`part_size` = {part_size} indices, got shape {order.shape}."
+        )
+    count = len(order) // part_size
+    return order[: count * part_size].reshape(count, part_size)

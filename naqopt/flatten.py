@@ -172,6 +172,11 @@ def _arguments(layout: Tree, extra_args: dict[str, Any]) -> dict[str, Any]:
         grad = jax.tree.map(jnp.asarray, grad)
         return to_vectors(layout, _closures.pruned("flatten", name, grad, like))
 
+    def parts(name: str, grads: Any) -> Any:
+        if not isinstance(grads, (tuple, list)):
+            return grads  # the optimizer inside says what is wrong
+        return tuple(trees(f"{name}[{i}]", grad) for i, grad in enumerate(grads))
+
     # Of the loss's signature Optax's line searches take which extra arguments to hand it.
     def loss(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         del name
@@ -192,15 +197,16 @@ def _arguments(layout: Tree, extra_args: dict[str, Any]) -> dict[str, Any]:
 
         return of_vectors
 
-    translations = {"grad": trees, "value_fn": loss, "monitor_fn": loss, "grad_fn": gradient}
+    of_trees = {"grad": trees, "part_grads": parts}
+    of_functions = {"value_fn": loss, "monitor_fn": loss, "grad_fn": gradient}
 
     def translated(name: str, argument: Any) -> Any:
         # What is missing or no function stays so: the optimizer inside says what is wrong.
-        if name not in translations or argument is None:
-            return argument
-        if name != "grad" and not callable(argument):
-            return argument
-        return translations[name](name, argument)
+        if name in of_trees and argument is not None:
+            return of_trees[name](name, argument)
+        if name in of_functions and callable(argument):
+            return of_functions[name](name, argument)
+        return argument
 
     return {name: translated(name, argument) for name, argument in extra_args.items()}
 
@@ -208,9 +214,10 @@ def _arguments(layout: Tree, extra_args: dict[str, Any]) -> dict[str, Any]:
 def flatten(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Hands an optimizer one vector in place of many arrays: less to compile and to launch.
 
-    Params, updates and `grad` go to the optimizer as one vector for each dtype among the params,
-    and the functions `value_fn`, `grad_fn` and `monitor_fn` come to it as functions of those. What
-    comes back is shaped as the params again. Sums run in another order; else nothing changes.
+    Params, updates, `grad` and `part_grads` go to the optimizer as one vector for each dtype among
+    the params, and the functions `value_fn`, `grad_fn` and `monitor_fn` come to it as functions of
+    those. What comes back is shaped as the params again. Sums run in another order; else nothing
+    changes.
 
     **When to take it:** on one device, for params of many small arrays. An optimizer of this
     library has dozens of operations for every array, each compiled, and launched by itself on a

@@ -96,8 +96,8 @@ def inverse_hessian(state: optax.OptState) -> InverseHessian:
 
     Args:
       state: the optimizer's state, wrapped or not, of `naqopt.bfgs`, `naq`, `moq`, `mnaq`,
-        `ssbfgs`, `ssbroyden`, `obfgs`, `onaq` or `omoq`; `nnx.as_pure(optimizer.opt_state)` of a
-        `flax.nnx.Optimizer`.
+        `ssbfgs`, `ssbroyden`, `obfgs`, `onaq`, `omoq` or `multi_batch_omoq`;
+        `nnx.as_pure(optimizer.opt_state)` of a `flax.nnx.Optimizer`.
 
     Returns:
       An `InverseHessian` with `multiply(v)`, `diagonal()` and `matrix()`, and the factors `rows`,

@@ -41,6 +41,7 @@ class Row:
       rejects: whether a trust region decides, so that a loss or a gradient at the trial point that
         is not finite makes the step a rejected one.
       full_gradients: from the number of steps taken to that of full gradients.
+      has_parts: whether it asks for the gradients of the batch's parts, which the caller takes.
       flat: whether it is handed vectors in place of the params, so that what its state holds is
         shaped as those, and params sharded over devices are refused.
       rounding: by how much more than in other rows rounding grows in a run.
@@ -59,6 +60,7 @@ class Row:
     pairs_formed: Callable[[int], int] | None = None
     restores: bool = False
     rejects: bool = False
+    has_parts: bool = False
     flat: bool = False
     rounding: float = 1.0
     full_gradients: Callable[[int], int] = lambda steps: 0
@@ -88,6 +90,7 @@ def _quasi_newton(
     searches: bool = False,
     losses: Callable[[int], int] = lambda steps: 0,
     rounding: float = 1.0,
+    has_parts: bool = False,
 ) -> Row:
     """A row of the quasi-Newton core, with two pairs unless it is dense."""
     return Row(
@@ -103,6 +106,7 @@ def _quasi_newton(
         raw_statistics=(lambda state: state.pending.extrapolated) if gradients == 1 else None,
         searches=searches,
         rounding=rounding,
+        has_parts=has_parts,
         # Dense as limited but for the matrix. bfgs has the searches, onaq the look-ahead point,
         # omoq the pair that waits; the others lie between them.
         slow=name.endswith("dense") or name not in ("bfgs", "onaq", "omoq"),
@@ -259,6 +263,20 @@ ROWS = [
         {"learning_rate": 0.2, "momentum": 0.5, "memory_size": None},
         1,
     ),
+    _quasi_newton(
+        "multi_batch_omoq",
+        naqopt.multi_batch_omoq,
+        {"learning_rate": 0.2, "momentum": 0.5},
+        1,
+        has_parts=True,
+    ),
+    _quasi_newton(
+        "multi_batch_omoq_dense",
+        naqopt.multi_batch_omoq,
+        {"learning_rate": 0.2, "momentum": 0.5, "memory_size": None},
+        1,
+        has_parts=True,
+    ),
     _variance_reduced("svrg", naqopt.svrg, {"learning_rate": 0.5}),
     _variance_reduced("svrg2", naqopt.svrg2, {"learning_rate": 0.1}),
     _variance_reduced(
@@ -314,7 +332,11 @@ def _flat(row: Row, *, slow: bool) -> Row:
 
 
 _BY_NAME = {row.name: row for row in ROWS}
-ROWS += [_flat(_BY_NAME["onaq"], slow=False), _flat(_BY_NAME["asnaq"], slow=True)]
+ROWS += [
+    _flat(_BY_NAME["onaq"], slow=False),
+    _flat(_BY_NAME["asnaq"], slow=True),
+    _flat(_BY_NAME["multi_batch_omoq"], slow=True),
+]
 
 
 def own_state(state: Any) -> Any:
@@ -327,6 +349,17 @@ def with_info(state: Any, **changes: Any) -> Any:
     own = own_state(state)
     changed = own._replace(info=own.info._replace(**changes))
     return state._replace(inner_state=changed) if isinstance(state, FlattenState) else changed
+
+
+def skipped(row: Row, state: Any) -> Any:
+    """The state after one step more that was skipped: a counter moves, and no parts overlap."""
+    after = with_info(state, steps_skipped=own_state(state).info.steps_skipped + 1)
+    if not row.has_parts:
+        return after
+    own = own_state(after)
+    pending = own.pending._replace(waits=jnp.array(False), follows=jnp.array(False))
+    own = own._replace(pending=pending)
+    return after._replace(inner_state=own) if isinstance(after, FlattenState) else own
 
 
 def each(rows: list[Row], quick: tuple[str, ...] | None = None) -> Any:
@@ -447,6 +480,27 @@ def merge(trained: Any, params: Any) -> Any:
     return jax.tree.map(lambda q, p: p if _is_masked(q) else q, trained, params, is_leaf=_is_masked)
 
 
+def _asks_for_parts(state: Any) -> bool:
+    """Whether a state in the tree is of an optimizer that wants the gradients of parts."""
+    found = jax.tree.leaves(state, is_leaf=lambda node: hasattr(node, "pending"))
+    return any(
+        getattr(getattr(node, "pending", None), "follows", None) is not None for node in found
+    )
+
+
+# The parts of a batch here, of eight examples each, as eight devices can share them. Batches do not
+# overlap: what that is good for is tested elsewhere.
+_PARTS = (slice(0, 8), slice(4, 12), slice(8, 16))
+
+
+def part_gradients(state: Any, params: Any, batch: Any, loss: Any) -> dict[str, Any]:
+    """The extra argument `part_grads` where the optimizer asks for it, and nothing elsewhere."""
+    if not _asks_for_parts(state):
+        return {}
+    parts = (tuple(x[rows] for x in batch) for rows in _PARTS)
+    return {"part_grads": tuple(jax.grad(loss)(params, part) for part in parts)}
+
+
 def take_step(
     tx: Any, params: Any, state: Any, batch: Any, loss: Any = regression_loss, **extra_args: Any
 ) -> tuple[Any, Any, Any]:
@@ -457,6 +511,7 @@ def take_step(
 
     state = take_due_snapshot(state, params, loss)
     value, grads = jax.value_and_grad(value_fn)(params)
+    extra_args |= part_gradients(state, params, batch, loss)
     updates, state = tx.update(
         grads, state, params, value=value, grad=grads, value_fn=value_fn, **extra_args
     )
@@ -503,7 +558,8 @@ def update(
     def value_fn(p: Any) -> jax.Array:
         return regression_loss(merge(p, params), batch)
 
-    return tx.update(updates, state, params, value=value, grad=grad, value_fn=value_fn)
+    parts = part_gradients(state, params, batch, regression_loss)
+    return tx.update(updates, state, params, value=value, grad=grad, value_fn=value_fn, **parts)
 
 
 def step(tx: Any, params: Any, state: Any, batch: Any) -> tuple[Any, Any]:

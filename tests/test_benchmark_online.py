@@ -12,34 +12,17 @@ import optax
 import pytest
 from click.testing import CliRunner
 from flax import nnx
+from small_problems import normalized_problem
 
 import naqopt
 from benchmarks.cli import main
-from benchmarks.models import convolutional, perceptron
+from benchmarks.models import convolutional
 from benchmarks.reports import records, tables
 from benchmarks.studies import STUDIES, classifiers, logistic
 from benchmarks.training import mini_batch_study, problem, runs
 from benchmarks.training.mini_batch_study import MiniBatchStudy
 from benchmarks.training.mini_batches import Trainer
 from benchmarks.training.optimizers import OPTIMIZERS
-from benchmarks.training.problem import Problem
-
-
-def normalized_problem(network=None, **changes) -> Problem:
-    """Three classes of 40 points in a plane, for a small network with batch normalization."""
-    draw = np.random.default_rng(0)
-    targets = jnp.asarray(draw.integers(0, 3, 40))
-    inputs = jnp.asarray(draw.normal(2.0, 3.0, (40, 2)), jnp.float32) + targets[:, None]
-    return Problem(
-        title="tiny",
-        settings={},
-        model=network or functools.partial(perceptron.MLP, (2, 4, 3), batch_norm=True),
-        train=(inputs, targets),
-        test=(inputs[:9], targets[:9]),
-        batch_size=8,
-        losses=problem.cross_entropies,
-        **changes,
-    )
 
 
 def equal(tree, other) -> bool:
@@ -115,7 +98,7 @@ def test_training_goes_by_the_batch_and_testing_by_the_averages():
     np.testing.assert_allclose(trainer.evaluate(progress)["test_loss"], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adam", "onaq", "olmoq"])
+@pytest.mark.parametrize("name", ["adam", "onaq", "olmoq", "olmoq-multi"])
 def test_interrupted_run_has_its_statistics_again(name, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1.0)

@@ -23,6 +23,7 @@ CALLS = {
     "moq without restarts": lambda: naqopt.moq(restart_window=None),
     "mnaq": naqopt.mnaq,
     "omoq": lambda: naqopt.omoq(naqopt.schedules.inverse_sqrt(0.1)),
+    "multi_batch_omoq": lambda: naqopt.multi_batch_omoq(naqopt.schedules.inverse_sqrt(0.1)),
     "lsr1": lambda: naqopt.lsr1(store_grad=True),
     "sr1n": naqopt.sr1n,
     "mosr1": naqopt.mosr1,
@@ -55,7 +56,8 @@ def stepper(tx, loss=loss):
             return loss(params, hessian)
 
         value, grad = jax.value_and_grad(value_fn)(params)
-        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+        closures = {"value_fn": value_fn, "part_grads": (grad, grad, grad)}
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, **closures)
         return optax.apply_updates(params, updates), state
 
     return step
@@ -76,7 +78,7 @@ def test_the_next_steps_are_those_of_a_fresh_state_with_the_old_curvature(name, 
     assert types(forgotten) == types(state)
     fresh = tx.init(start())
     kept = {field: getattr(state, field) for field in KEPT if hasattr(state, field)}
-    if name.startswith(("moq", "omoq", "mosr1")):  # what they extrapolate from is gone
+    if name.startswith(("moq", "omoq", "multi", "mosr1")):  # what they extrapolate from is gone
         del kept["velocity"]
     if name == "mnaq":  # the pair's Lipschitz constant is a curvature
         kept["step_length"] = state.step_length

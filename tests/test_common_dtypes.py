@@ -62,7 +62,8 @@ def test_dtypes_are_kept(row, x64, dtypes, wide_gradients):
             grads = jax.grad(value_fn)(params)
             if wide_gradients:
                 grads = jax.tree.map(lambda x: x.astype(widest), grads)
-            return tx.update(grads, state, params, grad=grads, value_fn=value_fn)
+            parts = (grads, grads, grads)
+            return tx.update(grads, state, params, grad=grads, value_fn=value_fn, part_grads=parts)
 
         first = jax.tree.map(lambda x: x[0], batches)
         updates, new_state = jax.eval_shape(one_step, params, state, first)

@@ -254,7 +254,8 @@ def test_clipping_in_front_acts_on_the_direction_and_not_on_the_curvature(row):
 
     @functools.partial(jax.jit, static_argnums=0)
     def first_step(tx, updates, raw):
-        return tx.update(updates, tx.init(params), params, grad=raw, value_fn=linear_loss)
+        closures = {"value_fn": linear_loss, "part_grads": (raw, raw, raw)}
+        return tx.update(updates, tx.init(params), params, grad=raw, **closures)
 
     plain, plain_state = first_step(tx, slopes, slopes)
     in_chain, (_, chain_state) = first_step(clipped, slopes, slopes)
@@ -344,7 +345,8 @@ def test_flax_nnx(row):
             return model_loss(nnx.merge(graphdef, p, rest, copy=True), batch)
 
         value, grads = nnx.value_and_grad(model_loss)(model, batch)
-        optimizer.update(model, grads, value=value, grad=grads, value_fn=value_fn)
+        parts = (grads, grads, grads)
+        optimizer.update(model, grads, value=value, grad=grads, value_fn=value_fn, part_grads=parts)
         return value
 
     # BatchNorm's averages move by the caller's own evaluation and not by the optimizer's.

@@ -30,7 +30,8 @@ def instructions(tx, arrays):
 
     def step(params, state):
         value, grads = jax.value_and_grad(loss)(params)
-        updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+        closures = {"value_fn": loss, "part_grads": (grads, grads, grads)}
+        updates, state = tx.update(grads, state, params, value=value, grad=grads, **closures)
         return optax.apply_updates(params, updates), state
 
     lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params))

@@ -17,6 +17,7 @@ from optimizer_table import (
     STEPS,
     init_params,
     own_state,
+    part_gradients,
     regression_loss,
     run,
     stacked_batches,
@@ -74,9 +75,9 @@ def runs(row):
             grads = spoil(gradient(params), now, 1, 2)
             grads = jax.tree.map(lambda g: jnp.where(now == 7, 1e30, g), grads)
             state = take_due_snapshot(state, params)
-            updates, state = tx.update(
-                grads, state, params, grad=grads, value_fn=value_fn, grad_fn=grad_fn
-            )
+            closures = part_gradients(state, params, batch, regression_loss)
+            closures |= {"value_fn": value_fn, "grad_fn": grad_fn}
+            updates, state = tx.update(grads, state, params, grad=grads, **closures)
             params = optax.apply_updates(params, updates)
             finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), (params, state))
             restarts = naqopt.diagnostics(state)["momentum_restarts"]

@@ -40,7 +40,12 @@ def flattened(row):
 # The same training.
 
 
-@each([BY_NAME[name] for name in ("asnaq", "bfgs", "onaq", "svr_naq", "sr1n", "naq_dense")])
+@each(
+    [
+        BY_NAME[name]
+        for name in ("asnaq", "bfgs", "onaq", "multi_batch_omoq", "svr_naq", "sr1n", "naq_dense")
+    ]
+)
 def test_one_row_of_each_family_trains_as_on_the_arrays(row):
     """In float64, where sums in another order are the same to many digits; snapshots included."""
     with enable_x64():
@@ -160,12 +165,16 @@ def test_vectors_are_grouped_by_the_dtypes_of_the_params():
     np.testing.assert_array_equal(
         state.inner_state["copy"]["float32"], [1.0, *params["weight"].reshape(-1)]
     )
-    updates, new_state = tx.update(
-        wide, state, params, grad=wide, grad_fn=lambda p: jax.tree.map(jnp.square, p)
-    )
+    twice = jax.tree.map(lambda x: 2 * x, wide)
+    closures = {"grad": wide, "part_grads": (wide, twice, wide)}
+    closures["grad_fn"] = lambda p: jax.tree.map(jnp.square, p)
+    updates, new_state = tx.update(wide, state, params, **closures)
     assert shape_and_dtype(seen[0]["params"]) == narrow
     for name in ("updates", "grad"):
         assert shape_and_dtype(seen[0][name]) == {**narrow, "bfloat16": ((8,), "float32")}
+    for part, factor in zip(seen[0]["part_grads"], (1, 2, 1), strict=True):
+        expected = jax.tree.map(lambda x: factor * x, seen[0]["updates"])  # noqa: B023
+        chex.assert_trees_all_equal(part, expected)
     chex.assert_trees_all_equal(updates, jax.tree.map(jnp.negative, wide))
     squared = seen[0]["grad_fn"](seen[0]["params"])
     chex.assert_trees_all_equal(squared, jax.tree.map(jnp.square, seen[0]["params"]))

@@ -9,6 +9,7 @@ from optimizer_table import (
     EACH_ROW,
     init_params,
     own_state,
+    part_gradients,
     regression_loss,
     stacked_batches,
     take_due_snapshot,
@@ -41,7 +42,8 @@ def test_twenty_thousand_steps(row, dtype):
 
             state = take_due_snapshot(state, params, batch_loss)
             grads = jax.grad(loss)(params)
-            updates, state = tx.update(grads, state, params, value_fn=loss)
+            parts = part_gradients(state, params, batch, batch_loss)
+            updates, state = tx.update(grads, state, params, value_fn=loss, **parts)
             params = optax.apply_updates(params, updates)
             return (params, state), total_of(naqopt.eval_params(state, params))
 

@@ -45,6 +45,7 @@ QUASI_NEWTON = {  # the call, its arguments, copies beside the 2 m of the pairs
     "obfgs": (naqopt.obfgs, {}, 0),
     "onaq": (naqopt.onaq, {}, 1),
     "omoq": (naqopt.omoq, {}, 5),
+    "multi_batch_omoq": (naqopt.multi_batch_omoq, {}, 5),
     "svrg2": (naqopt.svrg2, {}, 2),
     "svr_naq": (naqopt.svr_naq, {}, 3),
     "lsr1": (naqopt.lsr1, {}, 0),
@@ -127,7 +128,13 @@ def test_a_history_wider_than_the_params_widens_nothing_else(name, x64):
     params = {"a": jnp.zeros((4, 5), jnp.float32)}
 
     def update(grads, state, params):
-        return tx.update(grads, state, params, value_fn=lambda p: jnp.sum(p["a"] ** 2))
+        return tx.update(
+            grads,
+            state,
+            params,
+            value_fn=lambda p: jnp.sum(p["a"] ** 2),
+            part_grads=(grads, grads, grads),
+        )
 
     state = jax.eval_shape(tx.init, params)
     _, after = jax.eval_shape(update, params, state, params)
@@ -146,7 +153,8 @@ def test_temporaries_of_a_donated_update(name):
         return jnp.sum(jnp.square(jnp.tanh(p["kernel"]) - 1))
 
     def update(grads, state, params):
-        return tx.update(grads, state, params, value_fn=loss)
+        parts = (grads, grads, grads)
+        return tx.update(grads, state, params, value_fn=loss, part_grads=parts)
 
     def memory(function, *shapes, donate=()):
         lowered = jax.jit(function, donate_argnums=donate).lower(*shapes)

@@ -24,6 +24,7 @@ CALLS = {
     "obfgs": {"memory_size": 2},
     "onaq": {"memory_size": 2},
     "omoq": {"memory_size": 2},
+    "multi_batch_omoq": {"memory_size": 2},
     "svrg": {},
     "svrg2": {"memory_size": 2},
     "svr_naq": {"memory_size": 2},
@@ -34,8 +35,8 @@ CALLS = {
 WITH_PAIRS = [name for name, sizes in CALLS.items() if sizes]
 WITH_MATRIX = [name for name in WITH_PAIRS if name not in ("adaqn", "asnaq", "lsr1")]
 TRUST_REGION = ["lsr1", "sr1n", "mosr1"]
-ONLINE = ["obfgs", "onaq", "omoq"]
-WITH_MOMENTUM = ["naq", "moq", "mnaq", "onaq", "omoq", "svr_naq", "sr1n", "mosr1"]
+ONLINE = ["obfgs", "onaq", "omoq", "multi_batch_omoq"]
+WITH_MOMENTUM = ["naq", "moq", "mnaq", "svr_naq", "sr1n", "mosr1", *ONLINE[1:]]
 WITH_LINE_SEARCH = ["bfgs", "naq", "moq"]
 
 
@@ -46,7 +47,7 @@ def each(names):
 
 EVERY, ADAPTIVE = each(CALLS), each(["adaqn", "asnaq"])
 EACH_WITH_LEARNING_RATE = each([name for name in CALLS if name not in ("mnaq", *TRUST_REGION)])
-EACH_THAT_NEEDS_THE_LOSS = each([name for name in CALLS if name != "omoq"])
+EACH_THAT_NEEDS_THE_LOSS = each([name for name in CALLS if "omoq" not in name])
 
 
 EVERY_AND_DENSE = pytest.mark.parametrize(
@@ -72,7 +73,13 @@ def loss(p):
 def update(tx, params=PARAMS, state=None, **extra_args):
     """Traces an update, which is when mistakes are found; nothing is computed."""
     state = tx.init(params) if state is None else state
-    return jax.eval_shape(lambda: tx.update(jax.grad(loss)(PARAMS), state, params, **extra_args))
+
+    def traced():
+        grads = jax.grad(loss)(PARAMS)
+        closures = {"part_grads": (grads, grads, grads)} | extra_args
+        return tx.update(grads, state, params, **closures)
+
+    return jax.eval_shape(traced)
 
 
 SIZES = pytest.mark.parametrize(
@@ -200,6 +207,7 @@ def test_single_gradient_is_a_flag():
         ("obfgs", "normalize", 0),
         ("onaq", "normalize", 1),
         ("omoq", "normalize", "no"),
+        ("multi_batch_omoq", "normalize", "no"),
     ],
 )
 def test_flags(call, name, value):
@@ -365,6 +373,7 @@ def test_missing_value_fn(factory):
         (naqopt.bfgs, {"learning_rate": 0.1, "linesearch": None}, True, True),
         (naqopt.moq, {"learning_rate": 0.1, "linesearch": None}, True, True),
         (naqopt.omoq, {}, True, True),
+        (naqopt.multi_batch_omoq, {}, True, True),
         (naqopt.naq, {"learning_rate": 0.1, "linesearch": None}, False, True),
         (naqopt.obfgs, {}, False, True),
         (naqopt.onaq, {}, False, True),
@@ -409,6 +418,69 @@ def test_value_instead_of_value_fn(factory):
 def test_value_fn_without_a_scalar(factory, bad, found):
     with pytest.raises(ValueError, match=f"`value_fn` must return a scalar, got {found}"):
         update(small(factory), value_fn=bad)
+
+
+def test_missing_part_grads():
+    tx = small(naqopt.multi_batch_omoq)
+    for made in (tx, naqopt.flatten(tx)):
+        message = r"multi_batch_omoq: `part_grads` is missing: .*Example: part_grads = tuple"
+        with pytest.raises(ValueError, match=message):
+            made.update(PARAMS, made.init(PARAMS), PARAMS, grad=PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("part_grads", "found"),
+    [
+        ((PARAMS, PARAMS), "got 2 of them"),
+        ((PARAMS,) * 4, "got 4 of them"),
+        (PARAMS, "got dict"),
+        (jax.tree.map(lambda x: jnp.stack([x, x, x]), PARAMS), "got dict"),
+    ],
+    ids=["two", "four", "one gradient", "stacked"],
+)
+def test_part_grads_that_are_not_three(part_grads, found):
+    tx = small(naqopt.multi_batch_omoq)
+    message = rf"`part_grads` must be a tuple of three gradients, .*{found}.*Example: part_grads ="
+    for made in (tx, naqopt.flatten(tx)):
+        with pytest.raises(ValueError, match=message):
+            update(made, part_grads=part_grads)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"w": PARAMS["w"]}, r"`part_grads\[1\]` has another structure .* pass what jax.grad"),
+        ({**PARAMS, "b": jnp.zeros(4)}, r"`part_grads\[1\]\['b'\]` has shape \(4,\)"),
+        (None, r"`part_grads\[1\]` has another structure"),
+    ],
+    ids=["structure", "shape", "None"],
+)
+def test_part_grads_of_another_structure(part, message):
+    tx = small(naqopt.multi_batch_omoq)
+    for made in (tx, naqopt.flatten(tx)):
+        with pytest.raises(ValueError, match=message):
+            update(made, part_grads=(PARAMS, part, PARAMS))
+
+
+@pytest.mark.parametrize(
+    ("order", "part_size", "message"),
+    [
+        (
+            range(5),
+            2,
+            r"`order` must be a vector of at least three .*= 2 indices, got shape \(5,\)",
+        ),
+        (np.zeros((6, 2), int), 2, r"`order` must be a vector .* got shape \(6, 2\)"),
+        (range(6), 0, "`part_size` must be at least 1, got 0"),
+    ],
+)
+def test_orders_that_cannot_slide(order, part_size, message):
+    with pytest.raises(ValueError, match=f"naqopt.sliding_batches: {message}"):
+        naqopt.sliding_batches(np.asarray(order), part_size)
+    with pytest.raises(TypeError, match=r"`part_size` must be an int, got 2\.5"):
+        naqopt.sliding_batches(np.arange(9), 2.5)
+    with pytest.raises(ValueError, match="`before` must be a vector"):
+        naqopt.sliding_batches(np.arange(9), 3, np.arange(4))
 
 
 def test_monitor_fn_without_a_scalar():
@@ -547,5 +619,6 @@ def test_gradients_of_python_numbers(factory):
     params = {"w": 1.0}
     grads = {"w": 1.0}
     square = lambda p: p["w"] ** 2 / 2  # noqa: E731
-    updates, _ = tx.update(grads, tx.init(params), params, grad=grads, value_fn=square)
+    closures = {"value_fn": square, "part_grads": (grads, grads, grads)}
+    updates, _ = tx.update(grads, tx.init(params), params, grad=grads, **closures)
     assert updates["w"] < 0

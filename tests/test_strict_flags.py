@@ -35,7 +35,8 @@ def step(tx, params, state):
     value, grads = jax.value_and_grad(loss)(params)
     if hasattr(state, "take_snapshot"):
         state = naqopt.snapshot(state, params, grads)
-    updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+    closures = {"value_fn": loss, "part_grads": (grads, grads, grads)}
+    updates, state = tx.update(grads, state, params, value=value, grad=grads, **closures)
     naqopt.eval_params(state, params)
     naqopt.diagnostics(state)
     return optax.apply_updates(params, updates), state

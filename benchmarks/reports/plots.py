@@ -40,6 +40,9 @@ COLOURS = {
     "olnaq-95": "#9b6fc9",
     "olmoq": "#1b7f5c",
     "olmoq-halved": "#4fb08c",
+    "olmoq-undamped": "#1b7f5c",
+    "olmoq-multi": "#c8102e",
+    "olmoq-multi-undamped": "#c8102e",
     "onaq-80": "#2a9d8f",
     "olnaq-80": "#6a3d9a",
     "svrg": "#202428",
@@ -69,6 +72,8 @@ _STYLES = {
     "obfgs": "--",
     "onaq": "--",
     "omoq": "--",
+    "olmoq-undamped": "--",
+    "olmoq-multi-undamped": "--",
     "onaq-80": "--",
     "svr-naq": "--",
     "svrg": "-.",
@@ -149,8 +154,8 @@ def _line(
     ys = np.array([content["records"][quantity][:length] for content in group], float)
     usable = np.isfinite(ys).all(axis=0)
     xs, ys = xs[usable], ys[:, usable]
-    colour = COLOURS[name]
-    best = name in ("asnaq", "svr-lnaq", "lsr1")
+    colour = COLOURS.get(name, f"C{list(OPTIMIZERS).index(name) % 10}")
+    best = name in ("asnaq", "svr-lnaq", "lsr1", "olmoq-multi")
     diverged = sum(content["status"] == records.DIVERGED for content in group)
     optimizer = OPTIMIZERS[name]
     rate = group[0]["settings"]["learning_rate"]

@@ -50,6 +50,7 @@ def results(
     accuracies = any("test_accuracy" in content["records"] for content in contents)
     batches = any(own_batch_size(content) for content in contents)
     trust_region = any(map(_has_radius, contents))
+    overlapping = any(OPTIMIZERS[x["settings"]["optimizer"]].parts > 1 for x in contents)
     header = ["optimizer", "learning rate", "seeds", "epochs", "gradients"]
     header += ["batch"] if batches else []
     header += ["final train loss, median [min, max]", "lowest on the way", "test loss"]
@@ -62,6 +63,7 @@ def results(
     if target_errors:
         header.append(f"epochs to test error {' / '.join(f'{x:.0%}' for x in target_errors)}")
     header += ["s/epoch", "restorations", "pairs stored", "pairs refused"]
+    header += ["share of pairs refused"] if overlapping else []
     header += ["updates skipped", "steps rejected"] if trust_region else []
     rows = []
     for group in by_optimizer(contents):
@@ -82,6 +84,7 @@ def results(
         for counter in ("restorations", "pairs_stored", "pairs_refused"):
             counted = counter in group[0]["records"]
             row.append(f"{_median(group, counter):.0f}" if counted else "")
+        row += [_skipped(group)] if overlapping else []
         row += [_skipped(group), _rejected(group)] if trust_region else []
         rows.append(row)
     return markdown(header, rows)

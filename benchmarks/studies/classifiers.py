@@ -167,10 +167,11 @@ def mnist(
     batch_size: int,
     quick: bool,
     images: int = 60_000,
+    quick_images: int = 10_000,
     **options: Any,
 ) -> Problem:
     """Returns the task of classifying whole images of MNIST."""
-    count, tested = (10_000, 2_000) if quick else (images, 10_000)
+    count, tested = (quick_images, 2_000) if quick else (images, 10_000)
     loaded = labelled_images.load_mnist()
     channel = loaded._replace(
         train_inputs=loaded.train_inputs[..., None], test_inputs=loaded.test_inputs[..., None]

@@ -31,7 +31,7 @@ class MiniBatchStudy:
       seeds: how many runs per optimizer.
       optimizers: names from the table in `benchmarks.training.optimizers`.
       equal_gradients: whether a method of two gradients a step gets half the epochs, and one of
-        two and a full gradient an epoch a third.
+        two and a full gradient an epoch, or of batches in three overlapping parts, a third.
       published: by optimizer, the test accuracy that the methods' authors print for the same.
       batch_sizes: by optimizer, where it is not the problem's.
       printed_rates: by optimizer, the rate of the paper, which is run too where the tuned differs;
@@ -110,8 +110,7 @@ class MiniBatchStudy:
             if name in self.batch_sizes:
                 options["batch_size"] = self.batch_sizes[name]
             size = options.get("batch_size", problem.batch_size)
-            gradients = optimizer.gradients_per_step + optimizer.takes_snapshots
-            length = self.epochs_for(gradients, epochs)
+            length = self.epochs_for(optimizer.gradients_per_example, epochs)
             trainer = Trainer(dataclasses.replace(problem, batch_size=size), optimizer, length)
             base = Run(settings, name, options, 0.0, 0, length)
             rate = None

@@ -2,12 +2,13 @@
 
 An epoch is a `lax.scan` over batches with data, parameters, running statistics and state on the
 device. The order of the examples in epoch e is a permutation drawn from the run's seed and e alone,
-so every optimizer sees the same batches and a run can go on from any epoch. A variance-reduced
-method gets its snapshot, with the gradient over all training examples, before each epoch; adaQN may
-judge its cycles on a fixed monitoring set as in its paper, the first training examples, as many as
-in a batch (so its authors count its cost). Examples that do not fill the last batch are left out of
-that epoch. The learning rate is an argument of the compiled epoch, so that a grid of rates and
-several seeds compile once.
+so every optimizer sees the same batches and a run can go on from any epoch; batches that overlap
+are cut from the same orders, as many of them as there are parts. A variance-reduced method gets its
+snapshot, with the gradient over all training examples, before each epoch; adaQN may judge its
+cycles on a fixed monitoring set as in its paper, the first training examples, as many as in a batch
+(so its authors count its cost). Examples that do not fill the last batch are left out of that
+epoch. The learning rate is an argument of the compiled epoch, so that a grid of rates and several
+seeds compile once.
 """
 
 import dataclasses
@@ -64,9 +65,20 @@ class Trainer:
         self._others: dict[int, Trainer] = {}
         params, _ = jax.eval_shape(functools.partial(problem.start, 0))
         self._flattens = optimizer.ours and len(jax.tree.leaves(params)) > _MANY_ARRAYS
-        self._order = jax.jit(problem.rows)
+        self._order = jax.jit(problem.rows if optimizer.parts == 1 else problem.sliding_rows)
         self._sums = jax.jit(self._sums_of_batch)
         self._snapshot = jax.jit(naqopt.snapshot)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches in an epoch; of overlapping ones there are as many as parts."""
+        if self.optimizer.parts == 1:
+            return self.problem.steps_per_epoch
+        return len(self._train[0]) // self._part_size
+
+    @property
+    def _part_size(self) -> int:
+        return self.problem.batch_size // self.optimizer.parts
 
     def for_epochs(self, epochs: int) -> "Trainer":
         """Returns a trainer for runs of this length: itself, unless the step size ends."""
@@ -85,8 +97,7 @@ class Trainer:
 
     def advance(self, progress: Progress, seed: int, learning_rate: float | None) -> None:
         """Trains for one epoch; `seconds` grows by its running time, compilation excluded."""
-        key = jax.random.fold_in(jax.random.key(seed), progress.epoch)
-        rows = jax.block_until_ready(self._order(key))
+        rows = jax.block_until_ready(self._rows(seed, progress.epoch))
         rate = None if learning_rate is None else jnp.asarray(learning_rate, jnp.float32)
         batches = list(rows) if self.problem.stepwise else [rows]
         if self._train_on is None:
@@ -136,13 +147,21 @@ class Trainer:
 
         A full gradient counts as those of as many mini-batches as it takes.
         """
-        batch_size, gradients = self.problem.batch_size, self.optimizer.gradients_per_step
-        batches = self.problem.steps_per_epoch * gradients
+        batch_size = self._part_size * self.optimizer.parts
+        batches = self.steps_per_epoch * self.optimizer.gradients_per_step
         examples = batches * batch_size
         if self.optimizer.takes_snapshots:
             batches += math.ceil(len(self._train[0]) / batch_size)
             examples += len(self._train[0])
         return {"gradient_evaluations": epoch * batches, "example_gradients": epoch * examples}
+
+    def _rows(self, seed: int, epoch: int) -> jax.Array:
+        """Returns the examples of an epoch's batches."""
+        key = jax.random.key(seed)
+        keys = [jax.random.fold_in(key, epoch)]
+        if self.optimizer.parts > 1:  # they go on from those of the epoch before
+            keys.append(jax.random.fold_in(key, epoch - 1) if epoch else None)
+        return self._order(*keys)
 
     def _with_snapshot(self, progress: Progress) -> Any:
         """Returns the state, of a variance-reduced method with the snapshot of now."""
@@ -159,7 +178,7 @@ class Trainer:
     def _transformation(
         self, learning_rate: float | jax.Array | None
     ) -> optax.GradientTransformationExtraArgs:
-        steps = self.problem.steps_per_epoch
+        steps = self.steps_per_epoch
         tx = self.optimizer.transformation(learning_rate, steps, self.epochs)
         return naqopt.flatten(tx) if self._flattens else tx
 
@@ -178,15 +197,25 @@ class Trainer:
     ) -> _Carry:
         """Takes a step on the batch of these examples."""
         params, statistics, state = carry
-        batch = tuple(x[rows] for x in train)
 
-        def loss(params: Params) -> tuple[jax.Array, Statistics]:
+        def examples(rows: jax.Array) -> Examples:
+            return tuple(x[rows] for x in train)
+
+        def loss(params: Params, batch: Examples) -> tuple[jax.Array, Statistics]:
             return self.problem.training_loss(params, statistics, batch)
 
         # The running statistics move by this evaluation alone; those of the optimizer's own
         # evaluations are dropped.
-        (value, moved), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        closures = {"value_fn": lambda p: loss(p)[0]}
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        closures: dict[str, Any]
+        if self.optimizer.parts == 1:
+            batch = examples(rows)
+            (value, moved), grads = gradient(params, batch)
+            closures = {"value_fn": lambda p: loss(p, batch)[0]}
+        else:
+            found = [gradient(params, examples(part)) for part in rows]
+            (value, moved), grads = jax.tree.map(lambda *x: sum(x) / len(x), *found)
+            closures = {"part_grads": tuple(part for _, part in found)}
         if self.optimizer.monitored:
             monitoring = tuple(x[: self.problem.batch_size] for x in train)
             closures["monitor_fn"] = lambda p: self.problem.training_loss(

@@ -41,6 +41,8 @@ class Optimizer:
       takes_snapshots: whether it wants a full gradient before every epoch.
       monitored: whether its paper judges its cycles on a fixed set of examples.
       printed_rate: the papers' own rate (or that of a known case), run too where the tuned differs.
+      parts: of how many parts its batches are, which overlap but for one; the gradient of each is
+        taken by itself.
     """
 
     label: str
@@ -53,6 +55,12 @@ class Optimizer:
     printed_rate: float | None = None
     takes_snapshots: bool = False
     monitored: bool = False
+    parts: int = 1
+
+    @property
+    def gradients_per_example(self) -> int:
+        """How many gradients of each example an epoch takes."""
+        return self.gradients_per_step * self.parts + self.takes_snapshots
 
     @property
     def ends(self) -> bool:
@@ -82,9 +90,11 @@ def _asnaq(label: str, **options: Any) -> Optimizer:
 def _online(label: str, make: Callable[..., Any], memory_size: int | None, **options: Any):
     """Returns a row for an online method as the papers have it: α_0 = 1, and its schedule."""
     schedule = "10 a / (10 + k)" if make is naqopt.obfgs else "a / sqrt(k)"
-    gradients = 1 if make is naqopt.omoq else 2
+    gradients = 1 if make in (naqopt.omoq, naqopt.multi_batch_omoq) else 2
+    parts = 3 if make is naqopt.multi_batch_omoq else 1
     options = {"memory_size": memory_size, "schedule": schedule} | options
-    return Optimizer(label, make, 1.0, gradients, options, middle_rate=1.0, printed_rate=1.0)
+    rates = {"middle_rate": 1.0, "printed_rate": 1.0}
+    return Optimizer(label, make, 1.0, gradients, options, parts=parts, **rates)
 
 
 def _accelerated(make: Callable[..., Any]) -> Callable[..., optax.GradientTransformation]:
@@ -190,6 +200,12 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "onaq-80": _online("oNAQ, μ 0.8", naqopt.onaq, None, momentum=0.8),
     "olnaq-80": _online("oLNAQ, μ 0.8", naqopt.onaq, 4, momentum=0.8),
     "olmoq": _online("oLMoQ", naqopt.omoq, 4),
+    "olmoq-multi": _online("oLMoQ, multi-batch", naqopt.multi_batch_omoq, 4),
+    # Without λ a pair is refused where its curvature is negative.
+    "olmoq-undamped": _online("oLMoQ, λ 0", naqopt.omoq, 4, damping=0.0),
+    "olmoq-multi-undamped": _online(
+        "oLMoQ, multi-batch, λ 0", naqopt.multi_batch_omoq, 4, damping=0.0
+    ),
     # The papers' step sizes for convolutional networks; they do not print the first one.
     "olmoq-halved": Optimizer(
         "oLMoQ, α halved every epoch",

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+import naqopt
+
 Params = Any
 Statistics = Any
 Examples = tuple[jax.Array, jax.Array]
@@ -64,6 +66,17 @@ class Problem:
         """Returns the examples of an epoch's batches in a random order, a row for each batch."""
         order = jax.random.permutation(key, len(self.train[0]))
         return order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+
+    def sliding_rows(self, key: jax.Array, before: jax.Array | None) -> jax.Array:
+        """Returns the examples of an epoch's overlapping batches, three parts each, newest first.
+
+        The order is that of `rows`, `before` the key of the epoch before, None for the first one.
+        """
+        orders = [
+            None if k is None else jax.random.permutation(k, len(self.train[0]))
+            for k in (key, before)
+        ]
+        return naqopt.sliding_batches(orders[0], self.batch_size // 3, orders[1])
 
     @functools.cached_property
     def graph(self) -> nnx.GraphDef:

@@ -46,11 +46,14 @@ class Pending(NamedTuple):
     Attributes:
       waits: whether there is one.
       s: w⁺ − ŵ.
-      extrapolated: ĝ, of raw gradients.
-      previous: ∇E(w), the raw gradient of the last step; None without momentum, where it is ĝ.
+      extrapolated: ĝ, of raw gradients; of batches in parts that of the part Ω.
+      previous: ∇E(w), the raw gradient of the last step; None without momentum, where it is ĝ. Of
+        batches in parts that of the newest part.
       previous_updates: what the transformations in front made of it; None without momentum.
       has_previous: whether there are these two, of the loss of now; None without momentum.
       expected: sᵀBs; None where nobody asks.
+      follows: whether `previous` is of what the next batch has as its middle part; None where
+        batches have no parts.
     """
 
     waits: jax.Array
@@ -60,9 +63,12 @@ class Pending(NamedTuple):
     previous_updates: Tree | None
     has_previous: jax.Array | None
     expected: jax.Array | None = None
+    follows: jax.Array | None = None
 
 
-def init_pending(params: Tree, has_momentum: bool, expects: bool = False) -> Pending:
+def init_pending(
+    params: Tree, has_momentum: bool, expects: bool = False, has_parts: bool = False
+) -> Pending:
     """Returns that no pair waits."""
     return Pending(
         waits=jnp.zeros((), bool),
@@ -72,6 +78,7 @@ def init_pending(params: Tree, has_momentum: bool, expects: bool = False) -> Pen
         previous_updates=_tree.zeros(params) if has_momentum else None,
         has_previous=jnp.zeros((), bool) if has_momentum else None,
         expected=jnp.zeros((), _tree.scalar_dtype(params)) if expects else None,
+        follows=jnp.zeros((), bool) if has_parts else None,
     )
 
 
@@ -82,13 +89,32 @@ def without_pair(pending: Pending | None, velocity: Tree | None) -> dict[str, An
     """
     if pending is None:
         return {}
-    no = jnp.zeros_like(pending.waits)
-    if pending.has_previous is None:
-        return {"pending": pending._replace(waits=no)}
-    return {
-        "pending": pending._replace(waits=no, has_previous=no),
-        "velocity": jax.tree.map(jnp.zeros_like, velocity),
+    # One array each, as a state is donated.
+    flags = {
+        name: jnp.zeros_like(flag)
+        for name in ("waits", "has_previous", "follows")
+        if (flag := getattr(pending, name)) is not None
     }
+    fields: dict[str, Any] = {"pending": pending._replace(**flags)}
+    if pending.has_previous is not None:
+        fields["velocity"] = jax.tree.map(jnp.zeros_like, velocity)
+    return fields
+
+
+def chain(pending: Pending, formed: Scalar, taken: Scalar) -> tuple[Scalar, Scalar | None]:
+    """Returns `waits` and `follows` after a step whose pair, if it is formed, has to wait.
+
+    The three gradients of a pair of batches in parts are of one part Ω, the newest at one step, the
+    middle at the next and the oldest at that after it. A skipped step lets a batch go by: what
+    waited for its oldest part waits in vain, and of the next batch's middle part the gradient at
+    the last iterate is not known. So neither the step before it nor that behind it gives a pair.
+    """
+    if pending.follows is None:
+        return jnp.where(taken, formed, pending.waits), None
+    assert pending.has_previous is not None
+    # Where there is nothing to extrapolate from v is 0, and the middle part's gradient is ĝ.
+    known = pending.follows | ~pending.has_previous
+    return taken & formed & known, taken
 
 
 def settle(
@@ -128,13 +154,19 @@ def settle(
 def extrapolate(pending: Pending, mu: Scalar, updates: Tree, raw: Tree) -> tuple[Tree, Tree]:
     """Returns (1+μ) g − μ g_prev of the updates and of the raw gradients, each of its own kind.
 
-    μ is 0 at the first step, behind which nothing is, and where the loss has changed since.
+    μ is 0 at the first step, behind which nothing is, and where the loss has changed since; of raw
+    gradients of parts also where the last one was of another part.
     """
 
-    def onward(now: Tree, before: Tree) -> Tree:
-        return _tree.add(now, _tree.scale(mu, _tree.subtract(now, before)))
+    def onward(known: Scalar | None, now: Tree, before: Tree) -> Tree:
+        assert known is not None
+        weight = jnp.where(known, mu, 0)
+        return _tree.add(now, _tree.scale(weight, _tree.subtract(now, before)))
 
-    extrapolated = onward(raw, pending.previous)
-    if _closures.same_leaves(updates, raw):
+    known = pending.has_previous
+    if pending.follows is None and _closures.same_leaves(updates, raw):
+        extrapolated = onward(known, raw, pending.previous)
         return extrapolated, extrapolated
-    return onward(updates, pending.previous_updates), extrapolated
+    known_of_raw = known if pending.follows is None else pending.follows
+    extrapolated = onward(known_of_raw, raw, pending.previous)
+    return onward(known, updates, pending.previous_updates), extrapolated

@@ -242,7 +242,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             curvature = curvature._replace(size=size)
             lookahead = _tree.scale(mu, state.velocity)
             point = _tree.add(point, lookahead)
-            g, measured = extrapolate(pending, jnp.where(pending.has_previous, mu, 0), g, raw)
+            g, measured = extrapolate(pending, mu, g, raw)
 
         def loss_at(wide_point: Tree) -> jax.Array:
             return loss(_tree.cast_as(params, wide_point)).astype(dtype)

@@ -16,7 +16,8 @@ oMoQ   μ        1         (1+μ)∇E(w; X) − μ∇E(w_prev; X_prev)  schedule
 
 With two gradients a step the pair is formed at once, on the step's own batch; with one it waits
 for the gradient of the next step. Two gradients and a momentum: the params are the look-ahead
-point ŵ = w + μv. The recipes stand in `full_batch` and `online`.
+point ŵ = w + μv. Multi-batch oMoQ is oMoQ but for y, whose gradients are all of one part Ω that
+three batches share. The recipes stand in `full_batch` and `online`.
 """
 
 import functools
@@ -32,6 +33,7 @@ from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature
 from naqopt.optimizers._differences import (
     Pending,
+    chain,
     extrapolate,
     init_pending,
     settle,
@@ -67,6 +69,7 @@ class Method(NamedTuple):
       plain_first_scale: whether the first pair sets γ = sᵀε/yᵀy (mNAQ).
       restart_window: with how many of the last losses E(ŵ) is compared; None for no restarts.
       store_grad: whether the value and gradient at the new params are kept in the state.
+      has_parts: whether batches have three parts, of one of which all gradients of a pair are.
     """
 
     optimizer: str
@@ -81,6 +84,7 @@ class Method(NamedTuple):
     plain_first_scale: bool = False
     restart_window: int | None = None
     store_grad: bool = False
+    has_parts: bool = False
 
     @property
     def ahead(self) -> bool:
@@ -210,7 +214,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             curvature=method.curvature.init(params),
             pending=None
             if method.two_gradients
-            else init_pending(params, has_momentum, method.curvature.asks_expected),
+            else init_pending(
+                params, has_momentum, method.curvature.asks_expected, method.has_parts
+            ),
             step_length=method.step_length.init(dtype),
             losses=None
             if method.restart_window is None
@@ -228,6 +234,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         grad: optax.Updates | None = None,
         value_fn: Callable[[optax.Params], jax.Array] | None = None,
         grad_fn: Callable[[optax.Params], optax.Updates] | None = None,
+        part_grads: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, QuasiNewtonState]:
         del extra_args
@@ -236,8 +243,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             _checks.same_structure(name, "updates", updates, like)
             return updates, state
         given = _closures.arguments(name, like, updates, params, grad)
+        if method.has_parts:
+            given = _closures.with_parts(name, given, part_grads)
         loss = _loss(method, value_fn, grad_fn)
-
         return _step(method, state, given, loss, value, grad_fn)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -258,6 +266,10 @@ def _step(
     g = raw = updates = _tree.cast_as(point, given.updates)
     if given.raw is not given.updates:
         raw = _tree.cast_as(point, given.raw)
+    # The gradients at w of which pairs are made: all one, but of batches in parts.
+    parts = _closures.Parts(raw, raw, raw)
+    if given.parts is not None:
+        parts = _closures.Parts(*(_tree.cast_as(point, part) for part in given.parts))
     dtype, count = state.info.step_size.dtype, optax.safe_increment(state.count)
 
     def loss_at(wide_point: Tree) -> jax.Array:
@@ -281,11 +293,17 @@ def _step(
             )
             product_now = functools.partial(method.curvature.precondition, curvature, g, scale)
         curvature, events, product = settle(
-            update_pair, method.difference, curvature, state.pending, raw, taken, product_now
+            update_pair,
+            method.difference,
+            curvature,
+            state.pending,
+            parts.oldest,
+            taken,
+            product_now,
         )
 
     # ŵ and ĝ: `g` makes the direction, `extrapolated` of raw gradients the pair.
-    extrapolated = raw
+    extrapolated = parts.middle
     lookahead = state.lookahead() if ahead else None
     here, restarts = None, jnp.zeros((), bool)
     if ahead and state.losses is not None:
@@ -305,9 +323,7 @@ def _step(
             mu, here = jnp.where(restarts, 0, mu), jnp.where(restarts, loss_at_params(), here)
         lookahead = _tree.scale(mu, state.velocity)
         point = _tree.add(point, lookahead)
-        assert state.pending.has_previous is not None
-        weight = jnp.where(state.pending.has_previous, mu, 0)
-        g, extrapolated = extrapolate(state.pending, weight, g, raw)
+        g, extrapolated = extrapolate(state.pending, mu, g, parts.middle)
         norm_g = _tree.norm(g)
     if product is None:
         scale = _first_scale(method, norm_g)
@@ -386,16 +402,20 @@ def _step(
 
     pending = state.pending
     if pending is not None:
+        waits, follows = chain(pending, ~refused, taken)
         pending = Pending(
-            waits=jnp.where(taken, ~refused, pending.waits),
+            waits=waits,
             s=_tree.choose((goes, s), (skips, pending.s)),
             extrapolated=_tree.choose((goes, extrapolated), (skips, pending.extrapolated)),
-            previous=_tree.choose((~skips, raw), (skips, pending.previous)) if behind else None,
+            previous=_tree.choose((~skips, parts.newest), (skips, pending.previous))
+            if behind
+            else None,
             previous_updates=_tree.choose((~skips, updates), (skips, pending.previous_updates))
             if behind
             else None,
             has_previous=None if pending.has_previous is None else pending.has_previous | taken,
             expected=None if expected is None else _tree.where(taken, expected, pending.expected),
+            follows=follows,
         )
     stored = state.stored
     if stored is not None:
