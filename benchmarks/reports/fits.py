@@ -10,14 +10,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.models.function_fit import Params, output
+from benchmarks.models.function_fit import Params, Task
 from benchmarks.reports import pictures, records, tables
-from benchmarks.training.fit import Errors, Fit
+from benchmarks.training.fit import Cut, Errors, Fit, Method
 from benchmarks.training.fit_runs import CONVERGED
 
 Content = Mapping[str, Any]
 
 _COLOURS = {
+    "sgd": "#c9ced4",
     "adagrad": "#8a94a0",
     "rmsprop": "#2a9d8f",
     "adam": "#3b6fb6",
@@ -33,18 +34,20 @@ _COLOURS = {
     "naq-term": "#3f8f29",
     "moq": "#f2b5d4",
     "moq-term": "#e76fae",
+    "ssbroyden": "#d4a017",
     "lsr1": "#c8102e",
     "lsr1-search": "#e76fae",
     "sr1n": "#e9963d",
     "sr1n-term": "#f0c89a",
     "mosr1": "#2a9d8f",
     "lnaq": "#6a3d9a",
-    "lnaq-term": "#3b6fb6",
+    "lnaq-term": "#c77dff",
     "lnaq-schedule": "#b9a3d6",
     "lmoq": "#3f8f29",
     "lbfgs": "#202428",
-    "optax-lbfgs": "#7a5c3e",
+    "optax-lbfgs": "#00b4d8",
 }
+_LINES = ("-", "--", ":")  # of a function's several outputs
 
 
 def paragraphs(fit: Fit, content: Content, shown: Mapping[str, Content]) -> list[str]:
@@ -57,21 +60,26 @@ def paragraphs(fit: Fit, content: Content, shown: Mapping[str, Content]) -> list
 
 
 def table(fit: Fit, shown: Mapping[str, Content]) -> str:
-    """Returns a line for each method, the paper's figures beside ours where there are any."""
-    compared = any(fit.methods[name].published for name in shown)
+    """Returns a line for each method, the published figures beside ours where there are any."""
+    published = [fit.methods[name].published for name in shown if fit.methods[name].published]
+    with_shares = any(paper.converged is not None for paper in published)
+    with_times = any(paper.seconds is not None for paper in published)
     runs_of_all = [run for entry in shown.values() for run in entry["runs"]]
     trust_region = any(run.get("diagnostics", {}).get("radius") for run in runs_of_all)
-    paper_column = ["paper's"] if compared else []
+    target = fit.target_error
+    goal = "" if target is None else f" to E ≤ {target:g}"
+
+    def beside(cell: str, there: bool = bool(published)) -> list[str]:
+        return [cell] if there else []
+
     header = ["optimizer", "learning rate", "runs"]
-    header += ["train error, 10⁻³: average / best / worst", *paper_column, "median"]
-    header += ["test error, 10⁻³", *paper_column, "iterations", *paper_column, "converged"]
-    header += ["CPU s a run", *paper_column]
+    header += ["train error, 10⁻³: average / best / worst", *beside(fit.published), "median"]
+    header += ["test error, 10⁻³", *beside(fit.published)]
+    header += [f"iterations{goal}", *beside(fit.published)]
+    header += ["converged" if target is None else "came there", *beside(fit.published, with_shares)]
+    header += ["CPU s a run", *beside(fit.published, with_times)]
     header += ["updates skipped", "steps rejected"] if trust_region else []
     rows = []
-
-    def published(text: str) -> list[str]:
-        return [text] if compared else []
-
     for name, entry in shown.items():
         method, runs = fit.methods[name], entry["runs"]
         paper, rate = method.published, entry["learning_rate"]
@@ -85,19 +93,37 @@ def table(fit: Fit, shown: Mapping[str, Content]) -> str:
                 f"{rate:g}" if rate else "",
                 str(len(runs)),
                 _errors(Errors(statistics.fmean(train), min(train), max(train))),
-                *published(_errors(paper.train) if paper else ""),
+                *beside(_errors(paper.train) if paper else ""),
                 tables.finite(statistics.median(train), ".3g"),
                 _errors(Errors(statistics.fmean(test), min(test), max(test))),
-                *published(_errors(paper.test) if paper else ""),
-                f"{statistics.fmean(run['iterations'] for run in runs):,.0f}",
-                *published(f"{paper.iterations:,}" if paper else ""),
-                "" if method.first_order else f"{sum(run['status'] == CONVERGED for run in runs)}",
+                *beside(_errors(paper.test) if paper else ""),
+                f"{statistics.fmean(map(_iterations, runs)):,.0f}",
+                *beside(f"{paper.iterations:,}" if paper else ""),
+                _arrived(fit, method, runs),
+                *beside(_figure(paper and paper.converged, "{:g} %"), with_shares),
                 f"{statistics.fmean(run['seconds'] for run in runs):.2g}",
-                *published(f"{paper.seconds:g}" if paper else ""),
+                *beside(_figure(paper and paper.seconds, "{:g}"), with_times),
                 *(_refusals(runs) if trust_region else []),
             ]
         )
     return tables.markdown(header, rows)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _iterations(run: Content) -> int:
+    """Returns the iterations to the target, or those of the whole run."""
+    to_target = run.get("to_target")
+    return run["iterations"] if to_target is None else to_target
+
+
+def _arrived(fit: Fit, method: Method, runs: Sequence[Content]) -> str:
+    """Returns how many runs came to the target, or to where the gradient vanishes."""
+    if fit.target_error is not None:
+        return f"{sum(run['to_target'] is not None for run in runs)}"
+    return "" if method.first_order else f"{sum(run['status'] == CONVERGED for run in runs)}"
 
 
 def _refusals(runs: Sequence[Content]) -> list[str]:
@@ -116,8 +142,8 @@ def _refusals(runs: Sequence[Content]) -> list[str]:
 def picture(fit: Fit, title: str, shown: Mapping[str, Content], path: Path) -> Path:
     """Draws the training errors against iterations, and one panel more.
 
-    That is the fit of the best run for a function of one variable, otherwise the training errors
-    against time.
+    That is the function along the fit's cut and what the best runs make of it, or where there is
+    no cut the training errors against time.
     """
     panels = len(fit.panels) + 1
     figure, axes = plt.subplots(1, panels, figsize=(17, 5.2), layout="constrained")
@@ -127,11 +153,12 @@ def picture(fit: Fit, title: str, shown: Mapping[str, Content], path: Path) -> P
         _errors_of(axis, fit, {name: shown[name] for name in names if name in shown})
         axis.set(xlabel="iteration", title=panel)
     axes[0].set_ylabel("training error E")
-    if fit.task.variables == 1:
-        _fit(axes[-1], fit, shown)
+    if fit.cut:
+        _along(axes[-1], fit, fit.cut, shown)
     else:
         axes[-1].sharey(axes[0])
-        _errors_of(axes[-1], fit, shown, by_time=True)
+        drawn = {name: entry for name, entry in shown.items() if name in _COLOURS}
+        _errors_of(axes[-1], fit, drawn, by_time=True)
         axes[-1].set(xlabel="CPU time (s)", title="by time, spread evenly over a run's iterations")
     pictures.decorate(axes[-1])
     counts = sorted({len(entry["runs"]) for entry in shown.values()})
@@ -141,16 +168,14 @@ def picture(fit: Fit, title: str, shown: Mapping[str, Content], path: Path) -> P
 
 
 def _errors_of(axis: Axes, fit: Fit, shown: Mapping[str, Content], by_time: bool = False) -> None:
-    """Draws the curves of some methods."""
+    """Draws the curves of some methods; those by time have the colours of those by iteration."""
     for name, entry in shown.items():
         _line(axis, fit, name, entry, by_time)
+    if fit.target_error is not None:
+        axis.axhline(fit.target_error, color="0.6", linestyle=":", label="target")
     axis.set(xscale="log", yscale="log")
-    if axis.lines:
-        axis.legend(
-            fontsize=8,
-            frameon=False,
-            loc="lower left" if fit.task.variables == 1 else "upper right",
-        )
+    if axis.lines and not by_time:
+        axis.legend(fontsize=8, frameon=False, loc="best")
     pictures.decorate(axis)
 
 
@@ -184,26 +209,38 @@ def _line(axis: Axes, fit: Fit, name: str, entry: Content, by_time: bool) -> Non
         axis.plot(*zip(*ends, strict=True), ".", color=colour, markersize=4, alpha=0.7)
 
 
-def _fit(axis: Axes, fit: Fit, shown: Mapping[str, Content]) -> None:
-    """Draws the curve, and what the best runs of ours and of the first-order methods make of it."""
-    points = fit.task.test()
-    xs = points.inputs[:, 0]
-    axis.plot(xs, points.targets, color="#202428", linewidth=3, alpha=0.3, label="curve")
+def _along(axis: Axes, fit: Fit, cut: Cut, shown: Mapping[str, Content]) -> None:
+    """Draws the function, and what the best runs of ours and of first-order methods make of it."""
+    xs = cut.inputs[:, cut.variable]
+    given = fit.task.function(cut.inputs)
+    _outputs(axis, cut, xs, given, "given", color="#202428", linewidth=3, alpha=0.3)
     for first_order, colour in ((True, _COLOURS["adam"]), (False, _COLOURS["mnaq-0.95"])):
         runs = [
             (records.number(run["train_error"]), fit.methods[name].label, run["params"])
             for name, entry in shown.items()
             for run in entry["runs"]
-            if fit.methods[name].first_order == first_order
+            if fit.methods[name].first_order == first_order and "params" in run
         ]
         if runs:
             error, label, params = min(runs)
-            trained = Params(*map(jnp.asarray, params))
-            kernel = trained.input_kernel.reshape(1, -1)
-            fitted = output(trained._replace(input_kernel=kernel), points.inputs)
-            axis.plot(xs, fitted, color=colour, label=f"{label}, E = {error:.3g}")
-    axis.set(xlabel="x, scaled", ylabel="y, scaled", title="the best runs")
+            found = fit.task.answers(_network(fit.task, params), cut.inputs)
+            _outputs(axis, cut, xs, found, f"{label}, E = {error:.3g}", color=colour)
+    title = "the best runs" + (f", {cut.title}" if cut.title else "")
+    axis.set(xlabel=cut.xlabel, ylabel=", ".join(cut.outputs) or "y", title=title)
     axis.legend(fontsize=8, frameon=False)
+
+
+def _outputs(axis: Axes, cut: Cut, xs: Any, values: np.ndarray, label: str, **looks: Any) -> None:
+    """Draws a line for each number of the function."""
+    columns = values.reshape(len(xs), -1).T
+    for column, output, line in zip(columns, cut.outputs, _LINES, strict=False):
+        axis.plot(xs, column, line, label=f"{output} {label}".strip(), **looks)
+
+
+def _network(task: Task, stored: Sequence[Any]) -> Params:
+    """Returns a record's params; earlier ones hold the input kernel of one variable flat."""
+    params = Params(*map(jnp.asarray, stored))
+    return params._replace(input_kernel=params.input_kernel.reshape(task.variables, -1))
 
 
 def _grids(fit: Fit, shown: Mapping[str, Content]) -> str:
@@ -221,12 +258,11 @@ def _thousandths(error: float | None) -> str:
 
 def _described(fit: Fit, content: Content) -> str:
     settings = content["settings"]
-    parameters = (fit.task.variables + 2) * fit.task.hidden + 1
     description = (
-        f"{settings['points']:,} points, {settings['test_points']:,} for testing, {parameters} "
-        f"parameters. At most {settings['max_iterations']:,} iterations; all but the first-order "
-        f"methods end where the gradient's norm is at most {settings['tolerance']:g}. float64 "
-        f"where not said otherwise. {content['device']}."
+        f"{settings['points']:,} points, {settings['test_points']:,} for testing, "
+        f"{fit.task.parameters} parameters. At most {settings['max_iterations']:,} iterations; "
+        f"all but the first-order methods end where the gradient's norm is at most "
+        f"{settings['tolerance']:g}. float64 where not said otherwise. {content['device']}."
     )
     return f"{description} {fit.source}".strip()
 

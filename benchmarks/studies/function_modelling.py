@@ -16,34 +16,21 @@ stand the customary ones.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import optax
 
 import naqopt
 from benchmarks.models.function_fit import Task
-from benchmarks.training import fits
-from benchmarks.training.fit import Errors, Fit, Method, Published
+from benchmarks.training import fit_methods, fits
+from benchmarks.training.fit import Cut, Errors, Fit, Method, Published
 from benchmarks.training.study import Study
-
-DENSE = {"memory_size": None}
 
 
 def curve(inputs: np.ndarray) -> np.ndarray:
     """Returns 1 + (x + 2x²) sin(−x²)."""
     x = inputs[:, 0]
     return 1 + (x + 2 * x**2) * np.sin(-(x**2))
-
-
-def _amnaq(**options: Any) -> optax.GradientTransformation:
-    return naqopt.mnaq(momentum=naqopt.schedules.nesterov_momentum(), **options)
-
-
-def _wolfe_bfgs(**options: Any) -> optax.GradientTransformation:
-    """Returns BFGS with the search of `optax.lbfgs`, whose pairs have positive curvature."""
-    search = optax.scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
-    return naqopt.bfgs(linesearch=search, **options)
 
 
 # ICMLA 2018, example 1.
@@ -61,37 +48,14 @@ _PUBLISHED = {
 
 
 def _table() -> dict[str, Method]:
-    methods: dict[str, Method] = {}
-
-    def add(name: str, label: str, make: Any, **attributes: Any) -> Method:
-        published = _PUBLISHED.get(name.removesuffix("-customary"))
-        methods[name] = Method(label, make, published=published, **attributes)
-        return methods[name]
-
-    for name, label, make, customary, middle in (
-        ("adagrad", "AdaGrad", optax.adagrad, 0.01, 1.0),
-        ("rmsprop", "RMSprop", optax.rmsprop, 0.001, 0.00316),
-        ("adam", "Adam", optax.adam, 0.001, 0.00316),
-    ):
-        peer = {"first_order": True, "ours": False}
-        add(name, label, make, middle_rate=middle, **peer)
-        add(f"{name}-customary", f"{label}, customary rate", make, learning_rate=customary, **peer)
-    add("bfgs", "BFGS", naqopt.bfgs, options=DENSE)
-    add("bfgs-wolfe", "BFGS, Wolfe search", _wolfe_bfgs, options=DENSE)
-    add("mbfgs", "mBFGS (mNAQ, μ = 0)", naqopt.mnaq, options={"momentum": 0.0, **DENSE})
-    for momentum in (0.8, 0.85, 0.9, 0.95):
-        options = {"momentum": momentum, **DENSE}
-        add(f"mnaq-{momentum:g}", f"mNAQ, μ = {momentum:g}", naqopt.mnaq, options=options)
-    add("amnaq", "amNAQ", _amnaq, options=DENSE)
+    first_order = fit_methods.first_order(adagrad=1.0, rmsprop=0.00316, adam=0.00316)
+    methods = fit_methods.beside(_PUBLISHED, first_order | fit_methods.family())
+    methods |= fit_methods.searching()
     limited, term = {"memory_size": 10}, {"convergence_term": True}
-    for name, label, make in (("naq", "NAQ", naqopt.naq), ("moq", "MoQ", naqopt.moq)):
-        options = {"momentum": 0.9, **DENSE}
-        add(f"{name}-term", f"{label}, μ = 0.9, ξ", make, options=options | term)
-        add(name, f"{label}, μ = 0.9", make, options=options)
     options = {"momentum": 0.9, **limited}
-    add("lnaq-term", "LNAQ, μ = 0.9, ξ, m = 10", naqopt.naq, options=options | term)
-    add("lnaq", "LNAQ, μ = 0.9, m = 10", naqopt.naq, options=options)
-    add("optax-lbfgs", "optax.lbfgs, m = 10", optax.lbfgs, options=limited, ours=False)
+    methods["lnaq-term"] = Method("LNAQ, μ = 0.9, ξ, m = 10", naqopt.naq, options | term)
+    methods["lnaq"] = Method("LNAQ, μ = 0.9, m = 10", naqopt.naq, options)
+    methods["optax-lbfgs"] = Method("optax.lbfgs, m = 10", optax.lbfgs, limited, ours=False)
     return methods | {
         f"{name}-float32": methods[name].in_float32()
         for name in ("adam-customary", "mnaq-0.95", "naq-term")
@@ -115,13 +79,14 @@ PANELS = {
         *("naq-term", "naq", "moq-term", "moq"),
     ),
 }
+TEST_INPUTS = np.linspace(-4, 4, 10_000)[:, None]
 FIT = Fit(
     title="Function modelling, y = 1 + (x + 2x²) sin(−x²) by a 1-7-1 network",
     task=Task(
         curve,
-        bound=4.0,
+        box=((-4.0, 4.0),),
         train_inputs=np.linspace(-4, 4, 400)[:, None],
-        test_inputs=np.linspace(-4, 4, 10_000)[:, None],
+        test_inputs=TEST_INPUTS,
         hidden=7,
     ),
     methods=METHODS,
@@ -134,6 +99,7 @@ FIT = Fit(
     tuning_runs=15,
     source="The paper's figures are of 15 runs (ICMLA 2018, example 1); its learning rates are not "
     "known.",
+    cut=Cut(TEST_INPUTS, variable=0, xlabel="x", title=""),
 )
 
 STUDIES = (Study("function-modelling", __doc__, functools.partial(fits.run, FIT)),)

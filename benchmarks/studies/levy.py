@@ -71,7 +71,7 @@ FIT = Fit(
     title="Levy's function of five variables by a 5-50-1 network, full batch, m = 10",
     task=Task(
         levy,
-        bound=4.0,
+        box=((-4.0, 4.0),) * VARIABLES,
         train_inputs=np.random.default_rng(TRAIN_SEED).uniform(-4, 4, (1_000, VARIABLES)),
         test_inputs=np.random.default_rng(TEST_SEED).uniform(-4, 4, (10_000, VARIABLES)),
         hidden=50,

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 
 from benchmarks.models.function_fit import Task
@@ -19,12 +20,13 @@ class Errors(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A line of the slides' table: 15 runs."""
+    """A line of the slides' table; what it does not have is None."""
 
     train: Errors
     test: Errors
     iterations: int
-    seconds: float
+    seconds: float | None = None
+    converged: float | None = None  # percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,25 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cut:
+    """Points on a line, along which the picture shows a function and what was fitted to it.
+
+    Attributes:
+      inputs: (points, variables).
+      variable: which of them runs along the axis.
+      xlabel: says what it is.
+      title: says where the others stand, if there are others.
+      outputs: names of the function's numbers, if it has several.
+    """
+
+    inputs: np.ndarray
+    variable: int
+    xlabel: str
+    title: str
+    outputs: tuple[str, ...] = ("",)
+
+
+@dataclasses.dataclass(frozen=True)
 class Fit:
     """A task, and what fits it.
 
@@ -86,6 +107,10 @@ class Fit:
       quick_methods: the quick form's, none of them tuned.
       tuning_runs: per learning rate.
       source: where the published figures come from, where there are any.
+      published: heads their columns.
+      target_error: the table has the iterations until the error is at most this, and how many runs
+        come there; None for iterations until the gradient vanishes.
+      cut: what the last panel shows; None for the training errors against time.
     """
 
     title: str
@@ -99,6 +124,9 @@ class Fit:
     quick_methods: tuple[str, ...]
     tuning_runs: int
     source: str = ""
+    published: str = "paper's"
+    target_error: float | None = None
+    cut: Cut | None = None
 
     @property
     def tuning_seeds(self) -> list[int]:

@@ -17,6 +17,7 @@ from benchmarks.training.full_batches import Descent
 
 CONVERGED, ALL_ITERATIONS = "converged", "all iterations"
 MARKS_PER_DECADE = 10
+NOT_YET = -1
 
 
 class _Carry(NamedTuple):
@@ -24,6 +25,7 @@ class _Carry(NamedTuple):
     state: Any
     iterations: jax.Array
     gradient_norm: jax.Array
+    to_target: jax.Array  # the iterations that it took, or NOT_YET
 
 
 class Runner:
@@ -37,14 +39,24 @@ class Runner:
       method: the line of the table.
       tolerance: a run ends after the step whose gradient had a norm of at most this.
       max_iterations: and after so many steps at the latest.
+      target_error: after how many steps the error, where the gradient is taken, is at most this is
+        recorded; None for no such record.
       compile_seconds: tracing and compiling, None before the first run.
     """
 
-    def __init__(self, task: Task, method: Method, tolerance: float, max_iterations: int):
+    def __init__(
+        self,
+        task: Task,
+        method: Method,
+        tolerance: float,
+        max_iterations: int,
+        target_error: float | None = None,
+    ):
         self.task = task
         self.method = method
         self.tolerance = 0.0 if method.first_order else tolerance
         self.max_iterations = max_iterations
+        self.target_error = target_error
         self.compile_seconds: float | None = None
         self._advance: Any = None
         with self._precision():
@@ -63,7 +75,7 @@ class Runner:
     def _run(self, seed: int, learning_rate: jax.Array) -> dict[str, Any]:
         params = self.task.start(seed)
         state = self.method.transformation(learning_rate).init(params)
-        carry = _Carry(params, state, jnp.asarray(0), jnp.asarray(math.inf))
+        carry = _Carry(params, state, *map(jnp.asarray, (0, math.inf, NOT_YET)))
         self._compile(carry, learning_rate)
         seconds, marks, errors = 0.0, [0], [self._evaluate(carry, self._train)]
         for mark in _marks(self.max_iterations):
@@ -79,20 +91,21 @@ class Runner:
             "seed": seed,
             "status": self._status(carry, errors[-1]),
             "iterations": marks[-1],
+            **self._to_target(carry),
             "seconds": records.rounded(seconds),
             "gradient_norm": records.rounded(carry.gradient_norm.item()),
             "train_error": errors[-1],
             "test_error": self._evaluate(carry, self._test),
             "diagnostics": {name: records.rounded(x.item()) for name, x in diagnostics.items()},
             "curve": {"iterations": marks, "train_error": errors},
-            **self._fit(carry),
+            "params": [x.tolist() for x in naqopt.eval_params(carry.state, carry.params)],
         }
 
-    def _fit(self, carry: _Carry) -> dict[str, Any]:
-        """Returns the params where the picture draws what they fit."""
-        if self.task.variables > 1:
+    def _to_target(self, carry: _Carry) -> dict[str, int | None]:
+        if self.target_error is None:
             return {}
-        return {"params": [x.tolist() for x in naqopt.eval_params(carry.state, carry.params)]}
+        iterations = carry.to_target.item()
+        return {"to_target": None if iterations == NOT_YET else iterations}
 
     def _status(self, carry: _Carry, error: float | None) -> str:
         if error is None:
@@ -113,14 +126,23 @@ class Runner:
             lambda params: error(params, self._train),
             self.method.reuse,
         )
+        target = -math.inf if self.target_error is None else self.target_error
 
         def goes_on(carry: _Carry) -> jax.Array:
             # False for a gradient that is not a number, too.
             return (carry.iterations < mark) & (carry.gradient_norm > self.tolerance)
 
         def step(carry: _Carry) -> _Carry:
-            params, state, grads = descent.step(carry.params, carry.state)
-            return _Carry(params, state, carry.iterations + 1, optax.tree.norm(grads))
+            value, grads = descent.value_and_grad(carry.params, carry.state)
+            params, state = descent.move(carry.params, carry.state, value, grads)
+            first_time = (carry.to_target == NOT_YET) & (value <= target)
+            return _Carry(
+                params,
+                state,
+                carry.iterations + 1,
+                optax.tree.norm(grads),
+                jnp.where(first_time, carry.iterations, carry.to_target),
+            )
 
         return jax.lax.while_loop(goes_on, step, carry)
 

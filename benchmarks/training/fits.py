@@ -1,10 +1,11 @@
 """Runs a fit: every method from every seed, then the table and the plot.
 
 A run ends after the first step whose gradient, taken where the method takes it, has a norm of at
-most the tolerance; the first-order methods run for all iterations. Everything is in float64 where a
-method does not say otherwise. The learning rates of the first-order methods are tuned: the lowest
-average error of runs of full length, from seeds that no reported run has, over a grid of five
-values that is extended as in `benchmarks.training.learning_rates`.
+most the tolerance; the first-order methods run for all iterations. A target of the error ends no
+run; the iterations to it are recorded. Everything is in float64 where a method does not say
+otherwise. The learning rates of the first-order methods are tuned: the lowest average error of runs
+of full length, from seeds that no reported run has, over a grid of five values that is extended as
+in `benchmarks.training.learning_rates`.
 """
 
 import functools
@@ -53,13 +54,16 @@ def run(
         "max_iterations": fit.quick_iterations if quick else fit.max_iterations,
         "tolerance": TOLERANCE,
     }
+    if fit.target_error is not None:
+        settings["target_error"] = fit.target_error
     title = f"{fit.title} (QUICK form)" if quick else fit.title
     path = folder / f"{folder.name}.json"
     content = records.opened(path, title, settings, "methods")
     save = functools.partial(records.write, path, content)
     for name in names:
         entry = _entry(fit, name, content["methods"])
-        runner = Runner(fit.task, fit.methods[name], TOLERANCE, settings["max_iterations"])
+        length = settings["max_iterations"]
+        runner = Runner(fit.task, fit.methods[name], TOLERANCE, length, fit.target_error)
         _run_method(runner, entry, count, fit.tuning_seeds, save)
     shown = {name: content["methods"][name] for name in names}
     tables.write(folder, content["title"], *report.paragraphs(fit, content, shown))
@@ -97,6 +101,7 @@ def _run_method(
         for seed in range(count):
             if seed not in done:
                 entry["runs"].append(runner.run(seed, entry["learning_rate"]))
+                _keep_one_network(entry["runs"])
                 entry["compile_seconds"] = records.rounded(runner.compile_seconds)
                 save()
             bar.update()
@@ -125,5 +130,17 @@ def _tune(
     return learning_rates.best(learning_rates.search(average, runner.method.middle_rate))
 
 
+def _keep_one_network(runs: Sequence[dict[str, Any]]) -> None:
+    """Leaves its params to the run of the lowest training error, which the picture shows."""
+    best = min(runs, key=_train_error)
+    for run in runs:
+        if run is not best:
+            run.pop("params", None)
+
+
+def _train_error(run: Mapping[str, Any]) -> float:
+    return records.number(run["train_error"])
+
+
 def _average(found: Sequence[Mapping[str, Any]]) -> float:
-    return statistics.fmean(records.number(run["train_error"]) for run in found)
+    return statistics.fmean(map(_train_error, found))
