@@ -1,0 +1,1 @@
+"""Circuits by formulas of the textbooks, whose behaviour networks are to learn."""
