@@ -1,7 +1,6 @@
 """What a newcomer gets wrong, and the message that names the argument and the remedy."""
 
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -504,31 +503,6 @@ def test_missing_params(factory):
 def test_params_that_cannot_be_trained(factory, leaf, remedy):
     with pytest.raises(TypeError, match=rf"`params\['b'\]` has dtype .*{remedy}"):
         small(factory).init({"w": jnp.ones(2), "b": leaf})
-
-
-def test_the_remedy_for_complex_params_works():
-    """As the message has it, word by word."""
-    z = jnp.array([1 + 2j, -3j])
-    with pytest.raises(TypeError) as raised:
-        naqopt.bfgs().init(z)
-    replacement, join = re.search(
-        r"train (\{.*\}) in its place.*: z = (.*)\.$", str(raised.value)
-    ).groups()
-    p = eval(replacement)  # of our own message
-
-    def loss(p):
-        z = eval(join)
-        return jnp.sum(jnp.abs(z**2 - (3 + 4j)) ** 2)
-
-    tx = naqopt.bfgs()
-    state, first = tx.init(p), loss(p)
-    step = jax.jit(
-        lambda p, state: tx.update(jax.grad(loss)(p), state, p, value=loss(p), value_fn=loss)
-    )
-    for _ in range(20):
-        updates, state = step(p, state)
-        p = optax.apply_updates(p, updates)
-    assert loss(p) < 1e-6 * first
 
 
 @EVERY_AND_DENSE
