@@ -56,6 +56,14 @@ class Given(NamedTuple):
     norm: Scalar
     parts: Parts | None = None
 
+    def uphill(self, slope: Callable[[], Scalar]) -> dict[str, Scalar]:
+        """Returns the event that the direction does not descend the loss of the raw gradient.
+
+        `slope` is that loss's along the direction. Where nothing in front has changed the gradient
+        the direction is the method's own, and nothing is computed.
+        """
+        return {} if self.updates is self.raw else {"steps_uphill": slope() > 0}
+
 
 def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tree | None) -> Given:
     """Returns the checked arguments; `like` is a tree of the structure that init was given."""

@@ -20,6 +20,12 @@ class Info(NamedTuple):
       pairs_refused: curvature pairs formed and not stored, for too little curvature.
       restorations: returns to the last anchor because the loss had risen.
       steps_skipped: steps not taken because the caller's gradient was not finite.
+      skipped_in_a_row: those since the last step that was taken, or since the last bad point left.
+      bad_points_left: returns from where ten gradients in a row were not finite, to the iterate
+        before, the last anchor or the snapshot; obfgs and lsr1, which have none, stay.
+      steps_uphill: steps that transformations in front have led where the loss of `grad` does not
+        fall at first; counted where that loss judges the step. Weight decay belongs in the loss
+        where these are many.
       steps_refused: steps taken back because the optimizer's own gradient or direction was not
         finite, or every trial of its line search failed.
       searches_failed: line searches that ended without sufficient decrease.
@@ -39,6 +45,9 @@ class Info(NamedTuple):
     pairs_refused: jax.Array
     restorations: jax.Array
     steps_skipped: jax.Array
+    skipped_in_a_row: jax.Array
+    bad_points_left: jax.Array
+    steps_uphill: jax.Array
     steps_refused: jax.Array
     searches_failed: jax.Array
     search_trials: jax.Array
@@ -60,6 +69,9 @@ def init_info(dtype: Any, momentum: Any = 0) -> Info:
         pairs_refused=jnp.zeros((), jnp.int32),
         restorations=jnp.zeros((), jnp.int32),
         steps_skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+        bad_points_left=jnp.zeros((), jnp.int32),
+        steps_uphill=jnp.zeros((), jnp.int32),
         steps_refused=jnp.zeros((), jnp.int32),
         searches_failed=jnp.zeros((), jnp.int32),
         search_trials=jnp.zeros((), jnp.int32),
@@ -75,8 +87,22 @@ def init_info(dtype: Any, momentum: Any = 0) -> Info:
     )
 
 
-def record(info: Info, taken: Scalar, events: Mapping[str, Scalar], **scalars: Scalar) -> Info:
-    """Moves the counters of events and sets scalars; of a skipped step only `steps_skipped` moves.
+MOST_SKIPPED = 10  # steps in a row, after which the params are no longer thought sound
+
+
+def leaves_bad_point(info: Info, taken: Scalar, count: Scalar) -> Scalar:
+    """Returns whether this skipped step is one too many in a row, and not the run's start."""
+    return ~taken & (info.skipped_in_a_row >= MOST_SKIPPED - 1) & (count > 0)
+
+
+def record(
+    info: Info,
+    taken: Scalar,
+    events: Mapping[str, Scalar],
+    leaves: Scalar | None = None,
+    **scalars: Scalar,
+) -> Info:
+    """Moves the counters of events and sets scalars; a skipped step moves only those of skips.
 
     A scalar that is not finite keeps its last value: its step was refused or fell back.
     """
@@ -87,6 +113,10 @@ def record(info: Info, taken: Scalar, events: Mapping[str, Scalar], **scalars: S
 
     new = {name: add(name, taken & event) for name, event in events.items()}
     new["steps_skipped"] = add("steps_skipped", ~taken)
+    new["skipped_in_a_row"] = jnp.where(taken, 0, add("skipped_in_a_row", ~taken))
+    if leaves is not None:
+        new["bad_points_left"] = add("bad_points_left", leaves)
+        new["skipped_in_a_row"] = jnp.where(leaves, 0, new["skipped_in_a_row"])
     for name, scalar in scalars.items():
         new[name] = jnp.where(taken & jnp.isfinite(scalar), scalar, getattr(info, name))
     return info._replace(**new)

@@ -161,7 +161,7 @@ def spoil(grads, name, value):
 
 @EACH_ROW
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_gradient_that_is_not_finite_moves_one_counter_only(row, value):
+def test_a_gradient_that_is_not_finite_moves_the_counters_of_skips_only(row, value):
     tx = transformation(row)
     for k, (params, state) in enumerate(states_of_plain_run(row, 7)):
         loss, grads = value_and_gradient(params, batch(k))

@@ -17,8 +17,9 @@ from naqopt.curvature.indefinite import DenseRankOne
 # The whole run is compared for its first 30 steps, single steps from the same state for 40, as long
 # as the listings' runs are chosen to be well conditioned, the last of them with faults: the
 # caller's gradient, the one at the trial point, or all losses.
-WHOLE, STEPS = 30, 40
+WHOLE, STEPS = 30, 54
 FAULTS = {31: "inner", 34: "caller", 37: "losses"}
+FAULTS |= dict.fromkeys(range(40, 51), "caller")  # one more than a point is given
 PAPERS_SEARCH = optax.scale_by_backtracking_linesearch(
     13, slope_rtol=1e-3, decrease_factor=0.5, increase_factor=2.0
 )
@@ -112,6 +113,8 @@ def as_reference(run, params, state):
         stored=int(info.pairs_stored),
         refused=int(info.pairs_refused),
         skipped=int(info.steps_skipped),
+        skipped_in_a_row=int(info.skipped_in_a_row),
+        left=int(info.bad_points_left),
         refused_steps=int(info.steps_refused),
         rejected_steps=int(info.steps_rejected),
         searches_failed=int(info.searches_failed),
@@ -166,7 +169,8 @@ def test_trajectory_and_single_steps_equal_the_listing(name, x64):
             assert points < 1e-8, k
             assert curvature < 1e-6, k
     # Everything that can happen did.
-    assert after.skipped == 1
+    assert after.skipped == 12
+    assert after.left == (run.method != "lsr1")
     assert after.stored > 5
     if run.method == "lsr1_search":
         assert after.refused_steps == 1

@@ -24,7 +24,7 @@ import optax
 from naqopt import _checks, _closures, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature, dense, lbfgs
-from naqopt.state import Info, gathered, init_info, record
+from naqopt.state import Info, gathered, init_info, leaves_bad_point, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
 from naqopt.steps.schedules import Momentum
@@ -103,7 +103,9 @@ class VarianceReducedState(NamedTuple):
             snapshots=jnp.where(usable, optax.safe_increment(self.snapshots), self.snapshots),
             snapshot_params=snapshot_params,
             full_grad=full_grad,
-            info=record(self.info, jnp.ones((), bool), events, pairs_in_memory=_known(curvature)),
+            info=record(
+                self.info, jnp.ones((), bool), events, pairs_in_memory=_known(curvature)
+            )._replace(skipped_in_a_row=self.info.skipped_in_a_row),
         )
         return gathered(taken, self)
 
@@ -187,12 +189,14 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         step, length, norm, rate = _direction(method, state, control, warming)
         # So long a step that its square is infinite leaves no loss either.
         refused = taken & ~(_tree.is_finite(control) & jnp.isfinite(length * length))
-        goes, runs, stops, skips = _tree.masks(
-            taken & ~refused, taken & ~refused & ~warming, refused, ~taken
+        leaves = leaves_bad_point(state.info, taken, state.count) & begun
+        goes, runs, stops, skips, back = _tree.masks(
+            taken & ~refused, taken & ~refused & ~warming, refused, ~taken & ~leaves, leaves
         )
 
-        # A refused step leads back to w and stops there, and the pairs go.
-        move = _tree.choose((goes, step))
+        # A refused step leads back to w and stops there, and the pairs go; from a bad point to w̃.
+        to_snapshot = _tree.subtract(state.snapshot_params, _tree.cast_as(like, params))
+        move = _tree.choose((goes, step), (back, to_snapshot))
         momentum = state.momentum
         velocity = state.velocity
         next_momentum = jnp.zeros((), dtype)
@@ -203,12 +207,13 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             next_momentum = schedules.evaluate("momentum", method.momentum, count, dtype)
             next_momentum = jnp.where(warming, 0, next_momentum)
             onward = _tree.add(step, _tree.scale(next_momentum, velocity))
-            move = _tree.choose((goes, onward), (stops, jax.tree.map(jnp.negative, lookahead)))
+            to_iterate = jax.tree.map(jnp.negative, lookahead)
+            move = _tree.choose((goes, onward), (stops, to_iterate), (back, to_snapshot))
             velocity = _tree.choose((runs, velocity), (skips, state.velocity))
             momentum = _tree.where(taken, next_momentum, state.momentum)
         curvature = state.curvature
         if method.curvature is not None:
-            curvature = method.curvature.clear(curvature, refused)
+            curvature = method.curvature.clear(curvature, refused | leaves)
         new_state = state._replace(
             count=jnp.where(taken, count, state.count),
             momentum=momentum,
@@ -218,6 +223,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
                 state.info,
                 taken,
                 {"steps_refused": refused, "steps_without_snapshot": ~begun},
+                leaves,
                 step_size=rate,
                 momentum=next_momentum,
                 direction_norm=norm,

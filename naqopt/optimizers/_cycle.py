@@ -97,6 +97,17 @@ def init_memory(settings: Settings, params: Tree) -> Memory:
     )
 
 
+def first_anchor(params: Tree) -> Tree:
+    """Returns what stands for w_o before the first cycle has ended: a copy of the params."""
+    return jax.tree.map(lambda z, p: z + p.astype(z.dtype), _tree.zeros(params), params)
+
+
+def sum_at(point: Tree, settings: Settings, count: Scalar) -> Tree:
+    """Returns w_s as if all iterates of this cycle had been the point."""
+    steps = count % settings.cycle_length
+    return jax.tree.map(lambda x: jnp.where(steps > 0, steps.astype(x.dtype) * x, 0), point)
+
+
 def is_summable(g: Tree) -> Scalar:
     """Returns whether Σ g² is finite: G could not hold it, and H would be 0 from then on."""
     return jnp.isfinite(_tree.squared_norm(g))

@@ -32,7 +32,7 @@ from naqopt.optimizers._differences import (
     without_pair,
 )
 from naqopt.optimizers._stored import Stored, init_stored, update_stored, without_value
-from naqopt.state import Info, gathered, init_info, record
+from naqopt.state import Info, gathered, init_info, leaves_bad_point, record
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
 from naqopt.steps.trust_region import RadiusRule
@@ -225,6 +225,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
 
         curvature = state.curvature
         events: dict[str, Scalar] = {}
+        # Of a method without momentum the gradient was finite at every accepted step's end.
+        leaves = leaves_bad_point(state.info, taken, state.count) & has_momentum
         pending = state.pending
         if pending is not None:
             update_pair, difference = method.curvature.update, method.difference
@@ -294,7 +296,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         # of ε |E| on both. Conn, Gould and Toint (17.4.2) have 10 ε |E|, by which the loss can rise
         # ten times as far (`test_a_loss_whose_decrease_is_beneath_its_rounding`).
         quadratic = solution.quadratic.astype(dtype)
-        predicted = -(_tree.dot(measured, step).astype(dtype) + 0.5 * quadratic)
+        slope = _tree.dot(measured, step).astype(dtype)
+        predicted = -(slope + 0.5 * quadratic)
+        uphill = given.uphill(lambda: slope)
         sound = usable & (predicted > 0)
         slack = jnp.finfo(dtype).eps * jnp.abs(here)
         reduction = here - there + slack
@@ -324,19 +328,24 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             forms = taken & moving & ~refused & (known != 0)
             curvature, kept = method.curvature.update(curvature, s, y, forms)
             events = {"pairs_stored": kept, "pairs_refused": forms & ~kept}
-        curvature = method.curvature.clear(curvature, refused)
+        # A step that leaves a bad point, to w or to the iterate before, forgets the pairs as well.
+        curvature = method.curvature.clear(curvature, refused | leaves)
         if behind:
-            curvature = method.curvature.begin(curvature, jnp.zeros((), dtype), refused)
+            curvature = method.curvature.begin(curvature, jnp.zeros((), dtype), refused | leaves)
+        shrunk = state.radius * method.radius_rule.shrink
+        shrunk = jnp.where(radius > 0, jnp.maximum(shrunk, trust_region.MIN_RADIUS), radius)
+        radius = jnp.where(taken, radius, jnp.where(leaves, shrunk, state.radius)).astype(dtype)
 
         # Accepted: w⁺ = ŵ + s, v⁺ = μv + s.
         goes_on = ~refused & (accepted | coasts)
-        goes, back, stays, skips, accepts, declines = _tree.masks(
+        goes, back, stays, skips, accepts, declines, away = _tree.masks(
             taken & goes_on,
             taken & ~goes_on,
-            ~taken | rejected,
+            (~taken & ~leaves) | rejected,
             ~taken,
             taken & accepted,
             taken & ~accepted,
+            leaves,
         )
         increment = optax.safe_increment(state.since_rejection)
         since_rejection = jnp.where(goes_on, increment, 0)
@@ -346,21 +355,22 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             assert lookahead is not None
             onward = _tree.add(lookahead, step)
             velocity = _tree.choose((goes, onward), (stays, state.velocity))
-            move = _tree.choose((goes, onward))
+            move = _tree.choose((goes, onward), (away, jax.tree.map(jnp.negative, state.velocity)))
             if ahead:
-                move = _tree.choose((goes, step), (back, jax.tree.map(jnp.negative, lookahead)))
+                to_iterate = jax.tree.map(jnp.negative, lookahead)
+                move = _tree.choose((goes, step), (back | away, to_iterate))
                 weight = jnp.where(taken, next_momentum, 0)
                 move = _tree.add(move, _tree.scale(weight, velocity))
 
         if pending is not None:
             assert pending.has_previous is not None
             pending = Pending(
-                waits=jnp.where(taken, accepted, pending.waits),
+                waits=jnp.where(taken, accepted, pending.waits & ~leaves),
                 s=_tree.choose((accepts, s), (~accepts, pending.s)),
                 extrapolated=_tree.choose((accepts, measured), (~accepts, pending.extrapolated)),
                 previous=_tree.choose((~skips, raw), (skips, pending.previous)),
                 previous_updates=_tree.choose((~skips, own), (skips, pending.previous_updates)),
-                has_previous=pending.has_previous | taken,
+                has_previous=taken | (pending.has_previous & ~leaves),
             )
         stored = state.stored
         if stored is not None:
@@ -370,20 +380,22 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         info = record(
             state.info,
             taken,
-            {**events, "steps_refused": refused, "steps_rejected": rejected},
+            {**events, **uphill, "steps_refused": refused, "steps_rejected": rejected},
+            leaves if has_momentum else None,
             step_size=jnp.where(accepted, 1, 0).astype(dtype),
-            radius=radius,
             momentum=next_momentum,
             direction_norm=length,
             pairs_in_memory=curvature.size,
-        )
+        )._replace(radius=radius)
         new_state = TrustRegionState(
             count=jnp.where(taken, count, state.count),
-            since_rejection=jnp.where(taken, since_rejection, state.since_rejection),
+            since_rejection=jnp.where(
+                taken, since_rejection, jnp.where(leaves, 0, state.since_rejection)
+            ),
             momentum=_tree.where(taken, next_momentum, state.momentum) if ahead else None,
             velocity=velocity,
             curvature=curvature,
-            radius=jnp.where(taken, radius, state.radius),
+            radius=radius,
             pending=pending,
             stored=stored,
             info=info,

@@ -14,7 +14,7 @@ from naqopt import _checks, _closures, _tree
 from naqopt._tree import Tree
 from naqopt.optimizers import _cycle
 from naqopt.optimizers._cycle import Memory, Settings
-from naqopt.state import Info, gathered, init_info, record
+from naqopt.state import Info, gathered, init_info, leaves_bad_point, record
 from naqopt.steps import schedules
 
 
@@ -24,7 +24,7 @@ class AdaqnState(NamedTuple):
     Attributes:
       count: k, the steps taken; skipped ones do not count.
       iterate_sum: w_s, the sum of this cycle's iterates.
-      anchor: w_o, the mean iterate that the last stored pair led to.
+      anchor: w_o, the mean iterate that the last stored pair led to; at first the params.
       memory: the accumulator G, the pairs (S, Y) and the gradients F.
       info: scalars for `naqopt.diagnostics`.
     """
@@ -95,7 +95,9 @@ def adaqn(
       monitoring set as the paper has it (of one batch it restores as often to four times as often,
       and ends higher on three of four tasks), and uses `grad`, the raw gradient at params, for F
       and G where transformations in front have changed the updates. A gradient that is not finite
-      changes nothing but a counter in `naqopt.diagnostics`.
+      changes nothing but counters in `naqopt.diagnostics`; the tenth in a row leads back to the
+      anchor, before the first cycle's end to the start, and the pairs are forgotten
+      (`bad_points_left`).
 
     Raises:
       ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a
@@ -145,7 +147,7 @@ def adaqn(
         return AdaqnState(
             count=jnp.zeros((), jnp.int32),
             iterate_sum=_tree.zeros(params),
-            anchor=_tree.zeros(params),
+            anchor=_cycle.first_anchor(params),
             memory=_cycle.init_memory(settings, params),
             info=init_info(_tree.scalar_dtype(params)),
         )
@@ -180,10 +182,11 @@ def adaqn(
 
         # w⁺ = w − α H g; with a direction that is not finite the iterate stays and the pairs go.
         refused = taken & ~jnp.isfinite(alpha * norm)
+        leaves = leaves_bad_point(state.info, taken, state.count)
         goes, skips, factor = _tree.together(
             _tree.mask(taken & ~refused), _tree.mask(~taken), -alpha
         )
-        memory = _cycle.forget_pairs(memory, refused)
+        memory = _cycle.forget_pairs(memory, refused | leaves)
         step = _tree.choose((goes, _tree.scale(factor, product)))
 
         # w_s += w⁺ and, at a cycle's end, w_n = w_s/L
@@ -205,9 +208,16 @@ def adaqn(
                 _tree.where(anchored, mean, state.anchor),
             )
 
+        def leave() -> Any:
+            # From a bad point to w_o, as if all of this cycle's iterates had been there.
+            back = _tree.subtract(state.anchor, params)
+            sum_there = _cycle.sum_at(state.anchor, settings, state.count)
+            return _cycle.goes_on(memory), back, sum_there, state.anchor
+
+        ends = _cycle.ends(settings, count, taken)
         outcome, step, iterate_sum, anchor = _tree.cond(
-            _cycle.ends(settings, count, taken),
-            end,
+            ends | leaves,
+            lambda: _tree.cond(leaves, leave, end),
             lambda: (_cycle.goes_on(memory), step, iterate_sum, state.anchor),
         )
         verdict = outcome[1]
@@ -219,7 +229,8 @@ def adaqn(
             info=record(
                 state.info,
                 taken,
-                _cycle.events(refused, verdict),
+                _cycle.events(refused, verdict) | given.uphill(lambda: -_tree.dot(raw, product)),
+                leaves,
                 step_size=alpha,
                 direction_norm=norm,
                 pairs_in_memory=outcome[0].size,

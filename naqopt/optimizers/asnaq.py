@@ -14,7 +14,7 @@ from naqopt import _checks, _closures, _tree
 from naqopt._tree import Tree
 from naqopt.optimizers import _cycle
 from naqopt.optimizers._cycle import Memory, Settings
-from naqopt.state import Info, gathered, init_info, record
+from naqopt.state import Info, gathered, init_info, leaves_bad_point, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
 
@@ -128,8 +128,9 @@ def asnaq(
       the loss of this step's batch as a function of the params; takes `grad_fn`, its gradient,
       where that is not to be derived from it; and `grad`, the raw gradient at params, for
       `single_gradient` where transformations in front have changed the updates. A gradient that is
-      not finite changes nothing but a counter in `naqopt.diagnostics`; if only the second is not,
-      the iterate stays, the velocity is zeroed and the pairs are forgotten.
+      not finite changes nothing but counters in `naqopt.diagnostics`; the tenth in a row leads back
+      to the anchor, before the first cycle's end to the start (`bad_points_left`). If only the
+      second is not, the iterate stays. Of both the velocity is zeroed and the pairs are forgotten.
 
     Raises:
       ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a
@@ -193,7 +194,7 @@ def asnaq(
             velocity=_tree.zeros(params),
             iterate_sum=_tree.zeros(params),
             velocity_sum=_tree.zeros(params),
-            anchor=_tree.zeros(params),
+            anchor=_cycle.first_anchor(params),
             velocity_anchor=_tree.zeros(params),
             memory=_cycle.init_memory(settings, params),
             info=init_info(dtype, min_momentum),
@@ -236,14 +237,16 @@ def asnaq(
             trial = _tree.cast_as(params, _tree.add(params, step))
             g_next = _closures.gradient("asnaq", loss, grad_fn, trial)
             refused = taken & ~(_cycle.is_summable(g_next) & jnp.isfinite(length))
+        leaves = leaves_bad_point(state.info, taken, state.count)
         goes, stops, skips = _tree.masks(taken & ~refused, refused, ~taken)
         memory = _cycle.observe(settings, state.memory, g_next, goes != 0)
 
         # A refused step leads back to w and stops there, and the pairs go.
+        uphill = given.uphill(lambda: _tree.dot(raw, step))
         velocity = _tree.add(state.lookahead(), step)
         velocity = _tree.choose((goes, velocity), (skips, state.velocity))
         step = _tree.choose((goes, step), (stops, _tree.scale(-mu, state.velocity)))
-        memory = _cycle.forget_pairs(memory, refused)
+        memory = _cycle.forget_pairs(memory, refused | leaves)
 
         # lines 8 to 11
         iterate_sum = jax.tree.map(jnp.add, state.iterate_sum, _tree.add(params, step))
@@ -266,9 +269,17 @@ def asnaq(
                 _tree.where(verdict.restored, anchors, means),  # line 27
             )
 
+        def leave() -> Any:
+            # From a bad point to w_o, as if this cycle had stood there so far.
+            still = _tree.zeros(velocity)
+            back = _tree.subtract(state.anchor, params), still
+            sums_there = _cycle.sum_at(state.anchor, settings, state.count), still
+            return _cycle.goes_on(memory), back, sums_there, anchors
+
+        ends = _cycle.ends(settings, count, taken)
         outcome, (step, velocity), sums, anchors = _tree.cond(
-            _cycle.ends(settings, count, taken),
-            end,
+            ends | leaves,
+            lambda: _tree.cond(leaves, leave, end),
             lambda: (_cycle.goes_on(memory), (step, velocity), sums, anchors),
         )
         verdict = outcome[1]
@@ -297,7 +308,8 @@ def asnaq(
             info=record(
                 state.info,
                 taken,
-                _cycle.events(refused, verdict),
+                _cycle.events(refused, verdict) | uphill,
+                leaves,
                 step_size=alpha,
                 momentum=momentum,
                 direction_norm=norm,

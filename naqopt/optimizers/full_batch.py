@@ -121,9 +121,10 @@ def bfgs(
     Returns:
       An `optax.GradientTransformationExtraArgs`. With a line search its `update` needs the extra
       argument `value_fn`, the loss as a function of the params, and uses `value`, the loss at the
-      params, where it is given. A gradient that is not finite changes nothing but a counter in
-      `naqopt.diagnostics`; where no trial of the line search lies below the loss the params stay,
-      the pairs are forgotten, and the next search starts anew.
+      params, where it is given. A gradient that is not finite changes nothing but counters in
+      `naqopt.diagnostics`; the tenth in a row leads back to the iterate before, and the pairs are
+      forgotten (`bad_points_left`). Where no trial of the line search lies below the loss the
+      params stay, the pairs are forgotten, and the next search starts anew.
 
     Raises:
       ValueError: for a number out of range, neither learning rate nor line search, or a dense

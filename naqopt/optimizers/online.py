@@ -90,8 +90,10 @@ def obfgs(
       An `optax.GradientTransformationExtraArgs`. Its `update` needs the extra argument `value_fn`,
       the loss of this step's batch as a function of the params, or `grad_fn`, its gradient; and
       measures curvature by `grad`, the raw gradient at params, where transformations in front have
-      changed the updates. A gradient that is not finite changes nothing but a counter in
+      changed the updates. A gradient that is not finite changes nothing but counters in
       `naqopt.diagnostics`; if only the second is not, the params stay and the pairs are forgotten.
+      In `naqopt.onaq` the tenth in a row leads from the look-ahead point back to the iterate, and
+      the pairs are forgotten (`bad_points_left`).
 
     Raises:
       ValueError: for a number out of range, or a dense matrix of more than 4 GiB; by `update` for a
@@ -253,7 +255,8 @@ def omoq(
       An `optax.GradientTransformationExtraArgs`. Its `update` needs no closure, so that it goes
       where `optax.adam` goes; it takes `grad`, the raw gradient at params, where transformations in
       front have changed the updates: each is extrapolated by itself, the updates for the direction.
-      A gradient that is not finite changes nothing but a counter in `naqopt.diagnostics`.
+      A gradient that is not finite changes nothing but counters in `naqopt.diagnostics`; the tenth
+      in a row leads back to the iterate before, without velocity and pairs (`bad_points_left`).
 
     Raises:
       ValueError: as `naqopt.onaq`.

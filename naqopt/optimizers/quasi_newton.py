@@ -46,7 +46,7 @@ from naqopt.optimizers._stored import (
     value_and_grad,
     without_value,
 )
-from naqopt.state import Info, gathered, init_info, record
+from naqopt.state import Info, gathered, init_info, leaves_bad_point, record
 from naqopt.steps import schedules
 from naqopt.steps.direction import descent
 from naqopt.steps.line_search import Line, PreviousLoss, StepLength
@@ -278,6 +278,11 @@ def _step(
     def loss_at_params() -> jax.Array:
         return loss_at(point) if value is None else _checks.scalar(name, value).astype(dtype)
 
+    # One gradient, or one of a look-ahead point: nothing has shown that it is finite there.
+    leaves = leaves_bad_point(state.info, taken, state.count)
+    if method.two_gradients and not ahead:
+        leaves = jnp.zeros_like(leaves)
+
     line_loss = _closures.with_gradient(name, loss, grad_fn)
     curvature = state.curvature
     events: dict[str, Scalar] = {}
@@ -344,6 +349,9 @@ def _step(
         unscaled=curvature.size == 0,
     )
     choice, number = method.step_length.choose(state.step_length, line)
+    if method.step_length.needs_loss:
+        # A search by values has computed it already.
+        events |= given.uphill(lambda: _tree.dot(extrapolated, direction))
     step, step_size, refused = direction, rate, ~jnp.isfinite(length)
     if choice.alpha is not None:
         finite = jnp.isfinite(choice.alpha * length)
@@ -382,7 +390,8 @@ def _step(
                 rises = rises & choice.failed
             refused = refused | rises | ~jnp.isfinite(loss_next)
         ends, formed = (extrapolated, _tree.cast_as(point, g_next)), taken & ~refused & ~restarts
-        curvature, number, events = _pair(method, curvature, number, ends, s, formed, expected)
+        curvature, number, pairs = _pair(method, curvature, number, ends, s, formed, expected)
+        events |= pairs
 
     # A refused step leads back to w and stops there, and the pairs go. Where a momentum whose
     # look-ahead point the params are restarts, the step does no more than lead back.
@@ -390,21 +399,26 @@ def _step(
     if ahead:
         restarts = restarts & taken
         goes, refused = goes & ~restarts, refused & ~restarts
-    curvature = method.curvature.clear(curvature, refused)
-    goes, stops, skips = _tree.masks(goes, taken & ~goes, ~taken)
+    # So does one that leaves a bad point, to w or to the iterate before.
+    curvature = method.curvature.clear(curvature, refused | leaves)
+    goes, stops, skips, back = _tree.masks(goes, taken & ~goes, ~taken & ~leaves, leaves)
     next_momentum = _momentum(method, count, dtype)
     if ahead:
         # to the next look-ahead point: w⁺ + μ⁺ v⁺ − ŵ
         onward = _tree.add(step, _tree.scale(next_momentum, velocity))
-        move = _tree.choose((goes, onward), (stops, jax.tree.map(jnp.negative, lookahead)))
-    else:
+        move = _tree.choose((goes, onward), (stops | back, jax.tree.map(jnp.negative, lookahead)))
+    elif method.two_gradients:
         move = _tree.choose((goes, velocity))
+    else:
+        assert state.pending is not None
+        last = state.pending.s if state.velocity is None else state.velocity
+        move = _tree.choose((goes, velocity), (back, jax.tree.map(jnp.negative, last)))
 
     pending = state.pending
     if pending is not None:
         waits, follows = chain(pending, ~refused, taken)
         pending = Pending(
-            waits=waits,
+            waits=waits & ~leaves,
             s=_tree.choose((goes, s), (skips, pending.s)),
             extrapolated=_tree.choose((goes, extrapolated), (skips, pending.extrapolated)),
             previous=_tree.choose((~skips, parts.newest), (skips, pending.previous))
@@ -413,21 +427,27 @@ def _step(
             previous_updates=_tree.choose((~skips, updates), (skips, pending.previous_updates))
             if behind
             else None,
-            has_previous=None if pending.has_previous is None else pending.has_previous | taken,
+            has_previous=None
+            if pending.has_previous is None
+            else taken | (pending.has_previous & ~leaves),
             expected=None if expected is None else _tree.where(taken, expected, pending.expected),
             follows=follows,
         )
     stored = state.stored
     if stored is not None:
         there = value_and_grad(name, choice, loss, grad_fn, arrival)
-        stored = update_stored(stored, (goes, stops, skips), Stored(loss_at_point(), raw), there)
+        fates = goes, stops, skips | back
+        stored = update_stored(stored, fates, Stored(loss_at_point(), raw), there)
+        unknown = without_value(stored).value
+        stored = stored._replace(value=jnp.where(leaves, unknown, stored.value))
     losses = state.losses
     if losses is not None:
         assert loss_next is not None
         kept = jnp.where(restarts, _unknown(dtype), losses)
         pushed = jnp.append(kept[1:], loss_next.astype(dtype))
         pushed = jnp.where(jnp.isfinite(loss_next), pushed, kept)
-        losses = jnp.where(goes != 0, pushed, jnp.where(stops != 0, _unknown(dtype), losses))
+        ended = (stops | back) != 0
+        losses = jnp.where(goes != 0, pushed, jnp.where(ended, _unknown(dtype), losses))
     info = record(
         state.info,
         taken,
@@ -437,6 +457,7 @@ def _step(
             "searches_failed": choice.failed & ~restarts if ahead else choice.failed,
             "momentum_restarts": restarts,
         },
+        leaves if ahead or not method.two_gradients else None,
         search_trials=choice.trials,
         step_size=jnp.where(goes != 0, step_size, 0),
         momentum=next_momentum,

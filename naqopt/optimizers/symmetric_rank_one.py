@@ -68,8 +68,10 @@ def lsr1(
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update` needs the extra argument `value_fn`,
       the loss of this step's batch as a function of the params, and takes `value`, the loss at the
-      params. A gradient that is not finite changes nothing but a counter in `naqopt.diagnostics`,
-      a loss or gradient at the trial point that is not makes the step a rejected one.
+      params. A gradient that is not finite changes nothing but counters in `naqopt.diagnostics`,
+      a loss or gradient at the trial point that is not makes the step a rejected one. In
+      `naqopt.sr1n` and `naqopt.mosr1` the tenth in a row leads back to the iterate, or to the one
+      before, with a smaller radius and without pairs (`bad_points_left`).
       `steps_rejected` and `radius` tell how the trust region fares.
 
     Raises:

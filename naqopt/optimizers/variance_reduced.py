@@ -38,8 +38,9 @@ def svrg(
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update` needs the extra argument `value_fn`,
       the loss of this step's batch as a function of the params, or `grad_fn`, its gradient. A
-      gradient that is not finite changes nothing but a counter in `naqopt.diagnostics`; if only the
-      one at the snapshot is not, the params stay.
+      gradient that is not finite changes nothing but counters in `naqopt.diagnostics`, and the
+      tenth in a row leads back to the snapshot (`bad_points_left`); if only the one at the snapshot
+      is not, the params stay.
 
     Raises:
       ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a

@@ -4,12 +4,12 @@ A state is an immutable record; a step returns a new one. All counters and `k` s
 the step about to be taken is number `k + 1` of the listings, which count from 1.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from .two_loop import two_loop
-from .vectors import is_finite, normalized, push, quiet
+from .vectors import is_finite, leave, normalized, push, quiet, skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class AdaqnState:
       refused: pairs that failed it.
       restorations: cycles whose average was judged worse than the anchor.
       skipped: steps whose gradient was not finite when it was handed over.
+      skipped_in_a_row: the last of them, since a step that was taken or a bad point that was left.
+      left: points that were left since no gradient there was finite.
       refused_steps: steps on which something computed from a finite gradient was not finite.
     """
 
@@ -46,6 +48,8 @@ class AdaqnState:
     refused: int
     restorations: int
     skipped: int
+    skipped_in_a_row: int
+    left: int
     refused_steps: int
 
     @property
@@ -77,6 +81,8 @@ class AsnaqState:
       refused: pairs that failed it.
       restorations: cycles whose average was judged worse than the anchor.
       skipped: steps whose gradient was not finite when it was handed over.
+      skipped_in_a_row: the last of them, since a step that was taken or a bad point that was left.
+      left: points that were left since no gradient there was finite.
       refused_steps: steps on which something computed from a finite gradient was not finite.
     """
 
@@ -98,6 +104,8 @@ class AsnaqState:
     refused: int
     restorations: int
     skipped: int
+    skipped_in_a_row: int
+    left: int
     refused_steps: int
 
     @property
@@ -123,6 +131,8 @@ def adaqn_init(w):
         refused=0,
         restorations=0,
         skipped=0,
+        skipped_in_a_row=0,
+        left=0,
         refused_steps=0,
     )
 
@@ -149,6 +159,8 @@ def asnaq_init(w, min_momentum):
         refused=0,
         restorations=0,
         skipped=0,
+        skipped_in_a_row=0,
+        left=0,
         refused_steps=0,
     )
 
@@ -237,7 +249,11 @@ def adaqn_step(
     g = grad(w)  # g = g(w; X)
     updates = g if transform is None else transform(g)
     if not (is_summable(g) and is_finite(updates)):  # 0.0: the step is skipped
-        return replace(state, skipped=state.skipped + 1)
+        state, leaves = skip(state)
+        if leaves:  # to w_o, as if this cycle had stood there so far
+            there = {"w": w_o, "w_sum": k % cycle_length * w_o}
+            state = leave(state, **there, s_list=[], y_list=[])
+        return state
     F = push(F, g, fisher_size)  # push g into the FIFO F
     G = accumulate(G, g, accumulator_decay)  # G ← G + g², before H0 is used
     Hg = two_loop(S, Y, updates, 1.0 / np.sqrt(G + eps))  # two-loop, H0 = 1/√(G + ε)
@@ -280,6 +296,8 @@ def adaqn_step(
         refused=refused,
         restorations=restorations,
         skipped=state.skipped,
+        skipped_in_a_row=0,
+        left=state.left,
         refused_steps=refused_steps,
     )
 
@@ -340,7 +358,12 @@ def asnaq_step(
     updates = g_hat if transform is None else transform(g_hat)
     usable = is_summable(g_hat) if single_gradient else is_finite(g_hat)
     if not (usable and is_finite(updates)):  # 0.0: the step is skipped
-        return replace(state, skipped=state.skipped + 1)
+        state, leaves = skip(state)
+        if leaves:  # to w_o, as if this cycle had stood there so far
+            still = np.zeros_like(v)
+            there = {"w": w_o, "v": still, "w_sum": k % cycle_length * w_o, "v_sum": still}
+            state = leave(state, **there, s_list=[], y_list=[])
+        return state
     Hg = two_loop(S, Y, updates, 1.0 / np.sqrt(G + eps))  # 3: two-loop, H0 = 1/√(G + ε)
     d = normalized_direction(Hg, updates)  # 4: d ← d/‖d‖
     v_next = mu * v + alpha * d  # 5: v⁺ = μv + αd
@@ -397,5 +420,7 @@ def asnaq_step(
         refused=refused,
         restorations=restorations,
         skipped=state.skipped,
+        skipped_in_a_row=0,
+        left=state.left,
         refused_steps=refused_steps,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from .searches import armijo, explicit_step, two_way
 from .two_loop import two_loop
-from .vectors import is_finite, norm, normalized, push, quiet
+from .vectors import is_finite, leave, norm, normalized, push, quiet, skip
 
 FULL_BATCH_MIN_CURVATURE = 1e-8
 MOMENTUM_DAMPING = 1e-5  # γ of the momentum recursion
@@ -67,6 +67,8 @@ class QuasiNewtonState:
       stored: pairs that passed the test.
       refused: pairs that failed it.
       skipped: steps whose gradient was not finite when it was handed over.
+      skipped_in_a_row: the last of them, since a step that was taken or a bad point that was left.
+      left: points that were left since no gradient there was finite.
       refused_steps: steps on which something computed from a finite gradient was not finite.
       searches_failed: line searches none of whose trials passed.
       momentum_restarts: look-ahead points above all the known losses.
@@ -88,6 +90,8 @@ class QuasiNewtonState:
     stored: int
     refused: int
     skipped: int
+    skipped_in_a_row: int
+    left: int
     refused_steps: int
     searches_failed: int
     momentum_restarts: int
@@ -113,6 +117,8 @@ def init(w):
         stored=0,
         refused=0,
         skipped=0,
+        skipped_in_a_row=0,
+        left=0,
         refused_steps=0,
         searches_failed=0,
         momentum_restarts=0,
@@ -321,7 +327,18 @@ def step(
     r = grad(state.params)  # B 3: ∇E(w); N 3: ∇E(ŵ); M 1: ∇E(w)
     g = r if clip is None else clip(r)
     if not (is_finite(r) and is_finite(g)):  # the step is skipped
-        return replace(state, skipped=state.skipped + 1)
+        state, leaves = skip(state)
+        if not leaves or (rules.online and not rules.waits and not rules.looks_ahead):
+            return state  # oBFGS: the gradient was finite where its last step ended
+        move = np.zeros_like(w)  # N: from ŵ back to w
+        if rules.extrapolates:
+            move = v  # M: to the iterate before
+        elif rules.waits and state.waiting is not None:
+            move, _ = state.waiting
+        left = replace(refuse(state), refused_steps=state.refused_steps, alpha=state.alpha)
+        back = w - move
+        return leave(left, w=back, params=back, g_prev=None, updates_prev=None)
+    state = replace(state, skipped_in_a_row=0)
 
     def store(state, s, r_hat, r_next):
         eps = r_next - r_hat

@@ -15,6 +15,7 @@ from .searches import armijo
 from .symmetric_rank_one_memory import begun, cleared, hessian, inverse_hessian, with_pair
 from .trust_region import (
     DEFAULT_RULE,
+    MIN_RADIUS,
     RadiusRule,
     clip_radius,
     model,
@@ -23,7 +24,7 @@ from .trust_region import (
     solve_cg,
     solve_exact,
 )
-from .vectors import is_finite, norm, normalized, quiet
+from .vectors import is_finite, leave, norm, normalized, quiet, skip
 
 METHODS = ("lsr1", "lsr1_search", "sr1n", "mosr1")
 LARGER = 16.0  # times γ, where a step of MoSR1 without a pair was rejected and left none
@@ -64,6 +65,8 @@ class SymmetricRankOneState:
       stored: pairs that passed the tests.
       refused: pairs that failed one of them.
       skipped: steps whose gradient was not finite when it was handed over.
+      skipped_in_a_row: the last of them, since a step that was taken or a bad point that was left.
+      left: points that were left since no gradient there was finite.
       refused_steps: steps that could not be computed from a finite gradient.
       rejected_steps: steps of a trust region whose trial point was not taken.
       searches_failed: line searches none of whose trials passed.
@@ -87,6 +90,8 @@ class SymmetricRankOneState:
     stored: int
     refused: int
     skipped: int
+    skipped_in_a_row: int
+    left: int
     refused_steps: int
     rejected_steps: int
     searches_failed: int
@@ -122,6 +127,8 @@ def init(w, method, initial_radius=1.0, initial_scale=None):
         stored=0,
         refused=0,
         skipped=0,
+        skipped_in_a_row=0,
+        left=0,
         refused_steps=0,
         rejected_steps=0,
         searches_failed=0,
@@ -211,8 +218,11 @@ def step(
     r = grad(state.params)
     g = r if clip is None else clip(r)
     if not (is_finite(r) and is_finite(g)):  # 0.0: the step is skipped
-        return replace(state, skipped=state.skipped + 1)
-    state = replace(state, k=state.k + 1)
+        state, leaves = skip(state)
+        if not leaves or method == "lsr1":  # whose gradient was finite where its last step ended
+            return state
+        return leave_point(state, method, initial_scale, radius_rule)
+    state = replace(state, k=state.k + 1, skipped_in_a_row=0)
     settings = Settings(
         memory_size=memory_size,
         momentum=nesterov_momentum(0.95) if momentum is None else momentum,
@@ -229,6 +239,22 @@ def step(
     if method == "sr1n":
         return nesterov_step(state, loss, grad, r, g, settings)
     return momentum_step(state, loss, r, g, settings)
+
+
+def leave_point(state, method, initial_scale, rule):
+    """The state at w, for a look-ahead method, or at the iterate before, with a smaller radius."""
+    move = np.zeros_like(state.w)
+    if method == "mosr1":
+        move = state.v
+    elif method == "lsr1_search" and state.waiting is not None:
+        move, _ = state.waiting
+    left = replace(refuse(state), refused_steps=state.refused_steps, alpha=state.alpha)
+    if method == "mosr1" and initial_scale is None:
+        left = replace(left, gamma=0.0)
+    if state.radius > 0.0:
+        left = replace(left, radius=max(rule.shrink * state.radius, MIN_RADIUS))
+    back = state.w - move
+    return leave(left, w=back, params=back, g_prev=None, updates_prev=None)
 
 
 def store(state, s, r_hat, r_next, settings, convergence_term=False):

@@ -17,7 +17,7 @@ from .quasi_newton import (
     to_direction,
     value_at,
 )
-from .vectors import is_finite, norm, push, quiet
+from .vectors import is_finite, leave, norm, push, quiet, skip
 
 MIN_CURVATURE = 1e-8  # c of the pair test, 0.4
 LEARNING_RATES = {"svrg": 0.025, "svrg2": 0.025, "svr_naq": inverse_sqrt(1.0)}  # Eq. 14
@@ -43,6 +43,8 @@ class VarianceReducedState:
       stored: pairs that passed the test.
       refused: pairs that failed it.
       skipped: steps whose gradient was not finite when it was handed over.
+      skipped_in_a_row: the last of them, since a step that was taken or a bad point that was left.
+      left: points that were left since no gradient there was finite.
       refused_steps: steps on which something computed from a finite gradient was not finite.
       refused_snapshots: snapshots whose full gradient was not finite.
       plain_steps: steps taken before the first snapshot, the refused ones included.
@@ -62,6 +64,8 @@ class VarianceReducedState:
     stored: int
     refused: int
     skipped: int
+    skipped_in_a_row: int
+    left: int
     refused_steps: int
     refused_snapshots: int
     plain_steps: int
@@ -85,6 +89,8 @@ def init(w):
         stored=0,
         refused=0,
         skipped=0,
+        skipped_in_a_row=0,
+        left=0,
         refused_steps=0,
         refused_snapshots=0,
         plain_steps=0,
@@ -167,7 +173,12 @@ def step(
     r = grad(state.params)  # ∇E(w; X), or ∇E(w + μv; X) at the look-ahead point
     g = r if clip is None else clip(r)
     if not (is_finite(r) and is_finite(g)):  # 0.0: the step is skipped
-        return replace(state, skipped=state.skipped + 1)
+        state, leaves = skip(state)
+        if leaves and not plain:  # to w̃, as after a refused step
+            there = {"w": state.w_snapshot, "params": state.w_snapshot, "v": np.zeros_like(v)}
+            state = leave(state, **there, s_list=[], y_list=[], H=None)
+        return state
+    state = replace(state, skipped_in_a_row=0)
 
     G, refused = g, False
     if not plain:  # Eq. 12: G(z) = ∇E(z; X) − ∇E(w̃; X) + Ω
