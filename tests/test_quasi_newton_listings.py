@@ -101,6 +101,7 @@ def as_reference(run, params, state):
     s_list, y_list, matrix = pairs_and_matrix(curvature)
     waits = pending is not None and bool(pending.waits)
     extrapolates = pending is not None and pending.previous is not None
+    extrapolates = extrapolates and bool(pending.has_previous)
     return quasi_newton.QuasiNewtonState(
         k=int(state.count),
         w=w,
@@ -110,8 +111,8 @@ def as_reference(run, params, state):
         y_list=y_list,
         H=matrix,
         waiting=(flat(pending.s), flat(pending.extrapolated)) if waits else None,
-        g_prev=flat(pending.previous) if extrapolates and int(state.count) else None,
-        updates_prev=flat(pending.previous_updates) if extrapolates and int(state.count) else None,
+        g_prev=flat(pending.previous) if extrapolates else None,
+        updates_prev=flat(pending.previous_updates) if extrapolates else None,
         losses=known(state.losses),
         lipschitz=float(state.step_length) if run.method == "mnaq" else 1.0,
         alpha=float(info.step_size),

@@ -94,7 +94,7 @@ def as_reference(run, params, state):
     s_list, y_list, matrix, gamma = memory(state.curvature)
     pending = state.pending
     waits = pending is not None and bool(pending.waits)
-    has_previous = run.method == "mosr1" and int(state.count)
+    has_previous = run.method == "mosr1" and bool(pending.has_previous)
     return symmetric_rank_one.SymmetricRankOneState(
         k=int(state.count),
         w=w,
