@@ -174,7 +174,8 @@ def search(linesearch: optax.GradientTransformationExtraArgs) -> StepLength:
         return choice, jax.tree.map(lambda _: number, kept_number)
 
     def init(dtype: Any) -> Any:
-        begun = linesearch.init(jnp.zeros((), dtype))
+        # Its shape alone, as what else it holds is infinite, of which `jax_debug_infs` would warn.
+        begun = jax.eval_shape(linesearch.init, jnp.zeros((), dtype))
         number = jnp.full((), _memory(begun)[1], dtype)
         return PreviousLoss(number) if isinstance(begun, WolfeState) else number
 
