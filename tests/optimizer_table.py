@@ -352,8 +352,13 @@ def with_info(state: Any, **changes: Any) -> Any:
 
 
 def skipped(row: Row, state: Any) -> Any:
-    """The state after one step more that was skipped: a counter moves, and no parts overlap."""
-    after = with_info(state, steps_skipped=own_state(state).info.steps_skipped + 1)
+    """The state after one step more that was skipped: counters move, and no parts overlap."""
+    info = own_state(state).info
+    after = with_info(
+        state,
+        steps_skipped=info.steps_skipped + 1,
+        skipped_in_a_row=info.skipped_in_a_row + 1,
+    )
     if not row.has_parts:
         return after
     own = own_state(after)
