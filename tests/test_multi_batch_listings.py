@@ -97,6 +97,8 @@ def as_reference(params, state):
         stored=int(info.pairs_stored),
         refused=int(info.pairs_refused),
         skipped=int(info.steps_skipped),
+        skipped_in_a_row=int(info.skipped_in_a_row),
+        left=int(info.bad_points_left),
         refused_steps=int(info.steps_refused),
         searches_failed=0,
         momentum_restarts=0,

@@ -386,7 +386,10 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             momentum=next_momentum,
             direction_norm=length,
             pairs_in_memory=curvature.size,
-        )._replace(radius=radius)
+        )
+        # An array of its own, so that both the state's and this one are donated.
+        radius_there = jnp.where(taken | leaves, radius, state.info.radius)
+        info = info._replace(radius=radius_there)
         new_state = TrustRegionState(
             count=jnp.where(taken, count, state.count),
             since_rejection=jnp.where(

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from .quasi_newton import inverse_hessian_product, refuse, to_direction, value_at, with_pair
-from .vectors import is_finite, quiet
+from .vectors import is_finite, leave, quiet, skip
 
 
 @quiet
@@ -51,7 +51,13 @@ def step(
     if not all(is_finite(x) for x in (first, second, third, whole, g)):
         # The step is skipped. The next batch has neither the part that the pair waits for, nor that
         # of which ∇E(w_{k−1}; ·) is known.
-        return replace(state, skipped=state.skipped + 1, waiting=None, g_prev=None)
+        state, leaves = skip(replace(state, waiting=None, g_prev=None))
+        if not leaves:
+            return state
+        back = replace(refuse(state), refused_steps=state.refused_steps, alpha=state.alpha)
+        w = state.w - state.v  # to the iterate before
+        return leave(back, w=w, params=w, g_prev=None, updates_prev=None)
+    state = replace(state, skipped_in_a_row=0)
 
     if state.waiting is not None:  # M 13, of step k − 1: Ω = X_k^(3)
         s, g_hat_omega = state.waiting
