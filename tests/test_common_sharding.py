@@ -10,6 +10,7 @@ import optax
 import orbax.checkpoint
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from meshes import SPECS, expected_shardings, mesh_of, replicated, sharded_params
 from optimizer_table import (
     EACH_ROW_FEW_IN_CI,
     FEW_IN_CI,
@@ -30,39 +31,6 @@ import naqopt
 
 EACH_TREE_ROW = each([row for row in ROWS if not row.flat], FEW_IN_CI)
 EACH_FLAT_ROW = each([row for row in ROWS if row.flat])
-SPECS = {"bias": PartitionSpec("x"), "gain": PartitionSpec(), "weight": PartitionSpec(None, "x")}
-
-
-def mesh_of(axis_type):
-    return jax.make_mesh((8,), ("x",), (axis_type,), devices=jax.devices("cpu")[:8])
-
-
-def sharded_params(mesh):
-    return {
-        name: jax.device_put(x, NamedSharding(mesh, SPECS[name]))
-        for name, x in init_params().items()
-    }
-
-
-def replicated(tree, mesh):
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def expected_shardings(tx, state, mesh):
-    """The sharding of every leaf: a param's, with the axis of a history before it unsharded."""
-
-    def of_param(leaf, param, spec):
-        history = [None] * (leaf.ndim - param.ndim)
-        return NamedSharding(mesh, PartitionSpec(*history, *spec))
-
-    return optax.tree.map_params(
-        tx,
-        of_param,
-        state,
-        init_params(),
-        SPECS,
-        transform_non_params=lambda _: NamedSharding(mesh, PartitionSpec()),
-    )
 
 
 def assert_sharded_as_params(tx, params, state, mesh):
@@ -121,8 +89,7 @@ def test_automatic_mesh(row, case):
         init = tx.init
         if case == "jitted_init":
             # A compiled init does not read the params, so that it has to be told where they are.
-            shardings = expected_shardings(tx, jax.eval_shape(tx.init, params), mesh)
-            init = jax.jit(tx.init, out_shardings=shardings)
+            init = jax.jit(tx.init, out_shardings=naqopt.state_sharding(tx, params))
         params, traces = train(tx, params, init(params), mesh)
     # Eagerly made scalars enter the mesh with the first step, which costs Optax's own optimizers a
     # second trace too.
