@@ -384,6 +384,9 @@ def multi_batch_omoq(
     wrappers that drop whole steps with their state (`optax.apply_if_finite`): this optimizer skips
     them itself. With batch normalization the gradient of a part is that by its own statistics.
 
+    **On several devices** each may hold a part, or a share of all three: their gradients, summed
+    over devices, are what travels. In `jax.shard_map` sum them yourself.
+
     It is a call of its own, as in `naqopt.omoq`, which takes any gradient, a forgotten `part_grads`
     would go unnoticed.
 
