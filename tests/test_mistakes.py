@@ -172,6 +172,8 @@ def test_momenta_out_of_range(factory, value):
 def test_momenta_that_are_no_single_number(factory):
     with pytest.raises(TypeError, match=r"`momentum` must be a number, got '0\.9'"):
         factory(momentum="0.9")
+    with pytest.raises(TypeError, match=r"`momentum` must be a number, got None"):
+        factory(momentum=None)
     with pytest.raises(ValueError, match=r"`momentum` must give one number, got shape \(2,\)"):
         update(small(factory, momentum=lambda count: jnp.zeros(2)), value_fn=loss)
 

@@ -38,8 +38,6 @@ def _searching(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the method with so many gradients a step whose step length is searched for."""
     _checks.flag(optimizer, "convergence_term", convergence_term)
-    if momentum is not None:
-        check_momentum(optimizer, momentum)
     return transformation(
         Method(
             optimizer=optimizer,
@@ -276,6 +274,7 @@ def naq(
     `optax.inject_hyperparams` name `memory_size`, `restart_window`, `history_dtype` and a momentum
     schedule static.
     """
+    check_momentum("naq", momentum)
     return _searching(
         "naq",
         learning_rate,
@@ -360,6 +359,7 @@ def moq(
     `optax.inject_hyperparams` name `memory_size`, `restart_window`, `history_dtype` and a momentum
     schedule static.
     """
+    check_momentum("moq", momentum)
     return _searching(
         "moq",
         learning_rate,

@@ -35,8 +35,6 @@ def _method(
     _checks.learning_rate(optimizer, learning_rate)
     _checks.number(optimizer, "damping", damping, low=0)
     _checks.flag(optimizer, "normalize", normalize)
-    if momentum is not None:
-        check_momentum(optimizer, momentum)
     return transformation(
         Method(
             optimizer=optimizer,
@@ -206,6 +204,7 @@ def onaq(
     Clip in front. Under `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a
     momentum schedule static.
     """
+    check_momentum("onaq", momentum)
     return _method(
         "onaq",
         learning_rate,
@@ -285,6 +284,7 @@ def omoq(
     into a region where the gradient stays infinite or NaN is not undone, only waited out. Under
     `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
     """
+    check_momentum("omoq", momentum)
     return _method(
         "omoq",
         learning_rate,
