@@ -66,10 +66,11 @@ def test_methods_have_equal_numbers_of_gradients_of_examples(name):
             length = study.epochs_for(row.gradients_per_example, epochs)
             spent[optimizer] = Trainer(task, row).gradient_evaluations(length)
         examples = [counts["example_gradients"] for counts in spent.values()]
-        assert max(examples) < 1.02 * min(examples)
+        # An epoch of few batches loses more of one that is not full.
+        assert max(examples) < 1.04 * min(examples)
         # And as many steps as oLMoQ, of as many examples.
         steps = [spent[n]["gradient_evaluations"] for n in ("olmoq", "olmoq-multi")]
-        assert max(steps) < 1.02 * min(steps)
+        assert max(steps) < 1.04 * min(steps)
 
 
 def test_a_study_tells_the_share_of_refused_pairs(tmp_path, monkeypatch):

@@ -114,7 +114,8 @@ def test_the_true_solution_has_no_residual(name, x64):
         first = jax.grad(u, argument)
         return tuple(jax.vmap(f)(x, y) for f in (first, jax.grad(first, argument)))
 
-    field = series.Series(u(x, y), {"x": seconds(0), "y": seconds(1)})
+    names = dict(zip(points, (seconds(0), seconds(1)), strict=True))
+    field = series.Series(u(x, y), names)
     coordinates, _ = problem.fields(problem.start(0), points)
     for residual in problem.residuals(coordinates, [field]):
         np.testing.assert_allclose(residual, 0, atol=1e-9)

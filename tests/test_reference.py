@@ -214,11 +214,11 @@ def test_schedule_sees_steps_from_zero_and_skips_do_not_count(method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_skipped_step_moves_only_its_counter(method, bad):
+def test_a_skipped_step_moves_only_its_counters(method, bad):
     state = INITS[method](np.ones(3), 0.1)
     for _ in range(NORMAL_STEPS):
         state = TAKE_STEP[method](state, quadratic, identity, **METHODS[method])
-    expected = replace(state, skipped=1)
+    expected = replace(state, skipped=1, skipped_in_a_row=1)
     skipped = TAKE_STEP[method](state, quadratic, lambda w: w * bad, **METHODS[method])
     assert_states_equal(skipped, expected)
     skipped = TAKE_STEP[method](

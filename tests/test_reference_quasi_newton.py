@@ -287,10 +287,10 @@ def test_schedules_see_steps_from_zero_and_skips_do_not_count(method):
 @pytest.mark.parametrize("memory_size", MEMORIES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_skipped_step_moves_only_its_counter(method, bad, memory_size):
+def test_a_skipped_step_moves_only_its_counters(method, bad, memory_size):
     settings = settings_of(method, memory_size)
     state = walk(settings, 5)[-1]
-    expected = replace(state, skipped=1)
+    expected = replace(state, skipped=1, skipped_in_a_row=1)
     skipped = step(state, quadratic, lambda w: bad * (1.0 + w), **settings)
     assert_states_equal(skipped, expected)
     skipped = step(state, quadratic, quadratic_grad, **settings, clip=lambda g: bad * (1.0 + g))

@@ -259,7 +259,7 @@ def test_pair_test(memory_size, ratio, accepted, scale, loss_scale):
 def test_skipped_and_refused_steps(method, bad, memory_size, snapshots):
     state = walk(method, 12 * snapshots + 3, first=12, memory_size=memory_size)[-1]
     assert state.snapshots == snapshots
-    expected = replace(state, skipped=1)
+    expected = replace(state, skipped=1, skipped_in_a_row=1)
     for clip in (None, np.ones_like):
         skipped = step(state, lambda w: bad * (1.0 + w), method=method, clip=clip)
         assert_states_equal(skipped, expected)

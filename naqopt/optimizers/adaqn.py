@@ -208,18 +208,18 @@ def adaqn(
                 _tree.where(anchored, mean, state.anchor),
             )
 
+        outcome, step, iterate_sum, anchor = _tree.cond(
+            _cycle.ends(settings, count, taken),
+            end,
+            lambda: (_cycle.goes_on(memory), step, iterate_sum, state.anchor),
+        )
+
         def leave() -> Any:
             # From a bad point to w_o, as if all of this cycle's iterates had been there.
             back = _tree.subtract(state.anchor, params)
-            sum_there = _cycle.sum_at(state.anchor, settings, state.count)
-            return _cycle.goes_on(memory), back, sum_there, state.anchor
+            return back, _cycle.sum_at(state.anchor, settings, state.count)
 
-        ends = _cycle.ends(settings, count, taken)
-        outcome, step, iterate_sum, anchor = _tree.cond(
-            ends | leaves,
-            lambda: _tree.cond(leaves, leave, end),
-            lambda: (_cycle.goes_on(memory), step, iterate_sum, state.anchor),
-        )
+        step, iterate_sum = _tree.cond(leaves, leave, lambda: (step, iterate_sum))
         verdict = outcome[1]
         new_state = AdaqnState(
             count=jnp.where(taken, count, state.count),

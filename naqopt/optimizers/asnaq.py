@@ -269,19 +269,19 @@ def asnaq(
                 _tree.where(verdict.restored, anchors, means),  # line 27
             )
 
+        outcome, (step, velocity), sums, anchors = _tree.cond(
+            _cycle.ends(settings, count, taken),
+            end,
+            lambda: (_cycle.goes_on(memory), (step, velocity), sums, anchors),
+        )
+
         def leave() -> Any:
             # From a bad point to w_o, as if this cycle had stood there so far.
             still = _tree.zeros(velocity)
             back = _tree.subtract(state.anchor, params), still
-            sums_there = _cycle.sum_at(state.anchor, settings, state.count), still
-            return _cycle.goes_on(memory), back, sums_there, anchors
+            return back, (_cycle.sum_at(state.anchor, settings, state.count), still)
 
-        ends = _cycle.ends(settings, count, taken)
-        outcome, (step, velocity), sums, anchors = _tree.cond(
-            ends | leaves,
-            lambda: _tree.cond(leaves, leave, end),
-            lambda: (_cycle.goes_on(memory), (step, velocity), sums, anchors),
-        )
+        (step, velocity), sums = _tree.cond(leaves, leave, lambda: ((step, velocity), sums))
         verdict = outcome[1]
 
         # lines 16 or 22; the next look-ahead point is made with the new μ

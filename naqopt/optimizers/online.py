@@ -395,6 +395,7 @@ def multi_batch_omoq(
     examples, each three times: not for a single pass over the data. Under
     `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
     """
+    check_momentum("multi_batch_omoq", momentum)
     return _method(
         "multi_batch_omoq",
         learning_rate,
