@@ -116,3 +116,17 @@ def speed(only: tuple[str, ...], out: Path | None, quick: bool) -> None:
     from benchmarks import speed as measurements
 
     measurements.run(out or (QUICK_RESULTS if quick else RESULTS), quick, only)
+
+
+@main.command()
+@_OUT
+@click.option("--quick", is_flag=True, help="Fewer steps.")
+def distributed(out: Path | None, quick: bool) -> None:
+    """Train in two processes, and from a checkpoint on other devices: the same numbers as in one.
+
+    The processes talk over the loopback and have simulated devices. Writes a table, JSON and a
+    picture; fails where numbers differ by more than rounding, or a checkpoint's by a bit.
+    """
+    from benchmarks.distributed import run as run_distributed
+
+    run_distributed(out or (QUICK_RESULTS if quick else RESULTS), quick)
