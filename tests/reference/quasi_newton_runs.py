@@ -184,7 +184,13 @@ RUNS = {
         "bfgs", 0, (10, 10, 1), memory_size=4, convergence_term=False, learning_rate=3e4
     ),
     "bfgs_refused_dense": _full(
-        "bfgs", 0, (10, 10, 1), memory_size=None, convergence_term=True, learning_rate=3e4
+        "bfgs",
+        0,
+        (10, 10, 1),
+        memory_size=None,
+        convergence_term=True,
+        learning_rate=3e4,
+        initial_scale="first_pair",
     ),
     "naq_refused": _full(
         "naq",
