@@ -250,3 +250,29 @@ def test_a_direction_takes_two_reductions_and_none_in_a_loop(m, copies):
     assert collectives(compiled) == (["all-reduce"] * 2, [])
     by_pairs = jax.jit(lbfgs.two_loop_by_pairs).lower(ring, params, gamma).compile()
     assert collectives(by_pairs)[1]  # the other form has them in its loops, which is seen
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["multi_batch_omoq", *(pytest.param(n, marks=pytest.mark.slow) for n in ("omoq", "onaq"))],
+)
+def test_a_step_on_large_arrays_sums_and_gathers_nothing(name):
+    """Sums of arrays of up to 65,536 numbers are compiled otherwise: of each 8 numbers travel."""
+    mesh, tx = mesh_of(AxisType.Auto), getattr(naqopt, name)()
+    sharding = NamedSharding(mesh, PartitionSpec("x"))
+    params = [jax.ShapeDtypeStruct((512, 512), jnp.float32, sharding=sharding) for _ in range(3)]
+
+    def loss(p):
+        return sum(jnp.sum(jnp.square(jnp.tanh(x) - 1)) for x in p)
+
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        closures = {"value_fn": loss, "part_grads": (grads, grads, grads)}
+        updates, state = tx.update(grads, state, params, value=value, grad=grads, **closures)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step).lower(params, with_shardings(tx, params)).compile()
+    found, looped = collectives(compiled)
+    assert set(found) == {"all-reduce"}
+    assert len(found) <= 5
+    assert looped == []
