@@ -281,8 +281,9 @@ def omoq(
       Quasi-Newton Method for Neural Networks*, AAAI 2022 (student abstract).
 
     Costs one gradient a step, the caller's; 2 m + 5 copies of the params (13 by default). A step
-    into a region where the gradient stays infinite or NaN is not undone, only waited out. Under
-    `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum schedule static.
+    into a region where the gradient stays infinite or NaN is undone after ten skipped ones, not at
+    once. Under `optax.inject_hyperparams` name `memory_size`, `history_dtype` and a momentum
+    schedule static.
     """
     check_momentum("omoq", momentum)
     return _method(

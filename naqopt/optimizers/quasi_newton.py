@@ -279,9 +279,8 @@ def _step(
         return loss_at(point) if value is None else _checks.scalar(name, value).astype(dtype)
 
     # One gradient, or one of a look-ahead point: nothing has shown that it is finite there.
-    leaves = leaves_bad_point(state.info, taken, state.count)
-    if method.two_gradients and not ahead:
-        leaves = jnp.zeros_like(leaves)
+    can_leave = ahead or not method.two_gradients
+    leaves = leaves_bad_point(state.info, taken, state.count) & can_leave
 
     line_loss = _closures.with_gradient(name, loss, grad_fn)
     curvature = state.curvature
@@ -457,7 +456,7 @@ def _step(
             "searches_failed": choice.failed & ~restarts if ahead else choice.failed,
             "momentum_restarts": restarts,
         },
-        leaves if ahead or not method.two_gradients else None,
+        leaves if can_leave else None,
         search_trials=choice.trials,
         step_size=jnp.where(goes != 0, step_size, 0),
         momentum=next_momentum,
