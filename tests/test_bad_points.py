@@ -81,6 +81,7 @@ def test_a_point_where_the_gradient_stays_nan_is_left(row, steps):
         chex.assert_trees_all_equal(there, params)
         assert info["bad_points_left"] == 0
         assert info["skipped_in_a_row"] == MOST_SKIPPED
+        chex.assert_trees_all_equal(left.curvature, waiting.curvature)  # the pairs stay too
         return
     assert (info["skipped_in_a_row"], info["bad_points_left"]) == (0, 1)
     assert info["steps_skipped"] == MOST_SKIPPED
