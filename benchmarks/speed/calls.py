@@ -82,6 +82,18 @@ class Call:
         return {x.name: x.default for x in parameters} | dict(self.options)
 
 
+@functools.wraps(naqopt.multi_batch_omoq)
+def _multi_batch_omoq(**options: Any) -> optax.GradientTransformationExtraArgs:
+    """Takes one gradient for those of all parts: what smaller batches cost is not its own."""
+    tx = naqopt.multi_batch_omoq(**options)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        del extra_args
+        return tx.update(updates, state, params, part_grads=(updates,) * 3)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
 # The papers' tables; they state nothing for the calls without a cost.
 _FULL_BATCH, _ONLINE = Cost(4, 2), Cost(6)
 
@@ -102,6 +114,7 @@ CALLS: Mapping[str, Call] = {
     "obfgs": Call("obfgs", naqopt.obfgs, 2, _ONLINE),
     "onaq": Call("onaq", naqopt.onaq, 2, _ONLINE),
     "omoq": Call("omoq", naqopt.omoq, 1, _ONLINE),
+    "multi_batch_omoq": Call("multi_batch_omoq", _multi_batch_omoq, 1),
     "svrg": Call("svrg", naqopt.svrg, 2, takes_snapshots=True),
     "svrg2": Call("svrg2", naqopt.svrg2, 2, takes_snapshots=True),
     "svr_naq": Call("svr_naq", naqopt.svr_naq, 2, takes_snapshots=True),
@@ -110,14 +123,22 @@ CALLS: Mapping[str, Call] = {
     "sr1n": Call("sr1n", naqopt.sr1n, 2),
     "mosr1": Call("mosr1", naqopt.mosr1, 1),
 }
+# Their matrix has as many rows as there are parameters, so that only small networks can step.
+DENSE: Mapping[str, Call] = {
+    "bfgs-dense": Call("bfgs, dense", naqopt.bfgs, 1, options={"memory_size": None}),
+    "moq-dense": Call("moq, dense", naqopt.moq, 1, options={"memory_size": None}),
+    "naq-dense": Call("naq, dense", naqopt.naq, 2, options={"memory_size": None}),
+    "ssbfgs": Call("ssbfgs", naqopt.ssbfgs, 1),
+    "ssbroyden": Call("ssbroyden", naqopt.ssbroyden, 1),
+}
 ADAM = Call("optax.adam", functools.partial(optax.adam, 1e-3), 1)
 SGD = Call("optax.sgd", functools.partial(optax.sgd, 0.1), 1)
 LBFGS = Call("optax.lbfgs", optax.lbfgs, 1)
 
 
-def chosen(names: Sequence[str]) -> dict[str, Call]:
+def chosen(names: Sequence[str], among: Mapping[str, Call] = CALLS) -> dict[str, Call]:
     """Returns the calls of these names, in the order of the table; all of them for no name."""
-    return {name: call for name, call in CALLS.items() if not names or name in names}
+    return {name: call for name, call in among.items() if not names or name in names}
 
 
 def flat(call: Call) -> Call:

@@ -18,6 +18,7 @@ from benchmarks.speed.timing import Entry
 from benchmarks.training.problem import Params
 
 _HALF = ("obfgs", "onaq", "omoq", "svr_naq", "adaqn")  # which take no line search
+_DENSE_ARRAYS = 50  # whose 26,400 parameters are about the most that a dense matrix is kept for
 _PICTURED = ("onaq-flat", "asnaq-flat")  # more lines would hide each other
 _FLAT = "-flat"  # the end of a flattened call's name
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ", re.MULTILINE)
@@ -29,10 +30,12 @@ _PEERS = (GRADIENT, "adam", _SGD, _SGD_FLAT)  # which have no target
 def by_arrays(sizes: Sizes) -> list[Entry]:
     """Compares compile times with Optax's L-BFGS over the number of the params' arrays."""
     both_ways = _both_ways(sizes)
-    compared = both_ways | {_SGD: SGD, _SGD_FLAT: calls.flat(SGD)}
+    dense = _with_flat(calls.chosen(sizes.calls, calls.DENSE))
+    peers = {_SGD: SGD, _SGD_FLAT: calls.flat(SGD)}
     found, measured = [], {}
     for arrays, rounds in sizes.compile_rounds.items():
         task = tasks.tanh_network(arrays)
+        compared = both_ways | (dense if arrays <= _DENSE_ARRAYS else {}) | peers
         entries, times = _compared(task, compared, rounds, tasks.plural(arrays, "array"), arrays)
         found += entries
         measured[arrays] = times
@@ -43,9 +46,12 @@ def by_arrays(sizes: Sizes) -> list[Entry]:
 
 def _both_ways(sizes: Sizes) -> dict[str, Call]:
     """Returns Adam and the calls as they are and flattened."""
-    chosen = calls.chosen(sizes.calls)
-    flattened = {name + _FLAT: calls.flat(call) for name, call in chosen.items()}
-    return {"adam": ADAM} | chosen | flattened
+    return {"adam": ADAM} | _with_flat(calls.chosen(sizes.calls))
+
+
+def _with_flat(compared: Mapping[str, Call]) -> dict[str, Call]:
+    flattened = {name + _FLAT: calls.flat(call) for name, call in compared.items()}
+    return {**compared, **flattened}
 
 
 def by_network(sizes: Sizes) -> list[Entry]:

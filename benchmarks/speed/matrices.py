@@ -6,31 +6,23 @@ import functools
 import jax
 import jax.numpy as jnp
 
-import naqopt
 from benchmarks.reports.progress import progress_bar
 from benchmarks.speed import stepping, tasks, timing
-from benchmarks.speed.calls import Call
+from benchmarks.speed.calls import DENSE, Call
 from benchmarks.speed.sizes import Sizes
 from benchmarks.speed.timing import Donating, Entry
 
 TARGET = 1.5  # times reading and writing the matrix once
-CALLS = (
-    Call("bfgs, dense", naqopt.bfgs, 1, options={"memory_size": None}),
-    Call("moq, dense", naqopt.moq, 1, options={"memory_size": None}),
-    Call("naq, dense", naqopt.naq, 2, options={"memory_size": None}),
-    Call("ssbfgs", naqopt.ssbfgs, 1),
-    Call("ssbroyden", naqopt.ssbroyden, 1),
-)
 ONE_PASS = ("bfgs, dense", "ssbfgs", "ssbroyden")  # whose pair and direction share a pass
 
 
 def measure(sizes: Sizes) -> list[Entry]:
     """Times steps on a quadratic, whose loss costs nothing beside a matrix."""
     found = []
-    with progress_bar("matrices", 2 * len(CALLS), unit="call") as bar:
+    with progress_bar("matrices", 2 * len(DENSE), unit="call") as bar:
         for bits in (32, 64):
             with jax.enable_x64(bits == 64):
-                for call in CALLS:
+                for call in DENSE.values():
                     found.append(_step(call, sizes, f"float{bits}"))
                     bar.update()
     return found

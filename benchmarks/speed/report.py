@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from benchmarks.reports import records
-from benchmarks.speed import tables
+from benchmarks.speed import tables, tasks
 from benchmarks.speed.sections import SECTIONS
 
 Content = dict[str, Any]
@@ -72,8 +72,8 @@ def markdown(content: Content) -> str:
         parts += [
             f"## {section['title']}",
             SECTIONS[name].about,
-            f"Device: {section['device']}, {section['cores']} cores; {versions}. Measured in "
-            f"{section['seconds']:,} s by `python -m benchmarks speed --only {name}`.",
+            f"Device: {section['device']}, {tasks.plural(section['cores'], 'core')}; {versions}. "
+            f"Measured in {section['seconds']:,} s by `python -m benchmarks speed --only {name}`.",
             table(section),
         ]
     return "\n\n".join(parts) + "\n"
