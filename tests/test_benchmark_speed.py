@@ -28,7 +28,7 @@ from benchmarks.speed import (
     timing,
     vectors,
 )
-from benchmarks.speed.calls import CALLS
+from benchmarks.speed.calls import CALLS, DENSE
 from benchmarks.speed.sections import SECTIONS
 
 TINY = sizes.Sizes(
@@ -50,6 +50,7 @@ TINY = sizes.Sizes(
     array_counts=(1, 2),
     costs=1000,
     matrix=20,
+    dense_compile_rounds={1: 1},
 )
 
 
@@ -256,6 +257,8 @@ def cheap(monkeypatch):
             monkeypatch.setitem(CALLS, name, stub)
         else:
             monkeypatch.delitem(CALLS, name)
+    for name, call in list(DENSE.items()):
+        monkeypatch.setitem(DENSE, name, dataclasses.replace(call, make=descent))
     for name in ("ADAM", "LBFGS"):
         monkeypatch.setattr(compiling, name, dataclasses.replace(calls.ADAM, make=descent))
     monkeypatch.setitem(tasks.NETWORKS, "MLP", lambda: tasks.tanh_network(2))

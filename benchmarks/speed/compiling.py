@@ -18,7 +18,6 @@ from benchmarks.speed.timing import Entry
 from benchmarks.training.problem import Params
 
 _HALF = ("obfgs", "onaq", "omoq", "svr_naq", "adaqn")  # which take no line search
-_DENSE_ARRAYS = 50  # whose 26,400 parameters are about the most that a dense matrix is kept for
 _PICTURED = ("onaq-flat", "asnaq-flat")  # more lines would hide each other
 _FLAT = "-flat"  # the end of a flattened call's name
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ", re.MULTILINE)
@@ -30,12 +29,10 @@ _PEERS = (GRADIENT, "adam", _SGD, _SGD_FLAT)  # which have no target
 def by_arrays(sizes: Sizes) -> list[Entry]:
     """Compares compile times with Optax's L-BFGS over the number of the params' arrays."""
     both_ways = _both_ways(sizes)
-    dense = _with_flat(calls.chosen(sizes.calls, calls.DENSE))
-    peers = {_SGD: SGD, _SGD_FLAT: calls.flat(SGD)}
+    compared = both_ways | {_SGD: SGD, _SGD_FLAT: calls.flat(SGD)}
     found, measured = [], {}
     for arrays, rounds in sizes.compile_rounds.items():
         task = tasks.tanh_network(arrays)
-        compared = both_ways | (dense if arrays <= _DENSE_ARRAYS else {}) | peers
         entries, times = _compared(task, compared, rounds, tasks.plural(arrays, "array"), arrays)
         found += entries
         measured[arrays] = times
@@ -64,6 +61,15 @@ def by_network(sizes: Sizes) -> list[Entry]:
         arrays = len(jax.tree.leaves(task.params))
         group = f"{task.title}, {tasks.plural(arrays, 'array')}"
         found += _compared(task, _both_ways(sizes), 1, group)[0]
+    return found
+
+
+def of_matrices(sizes: Sizes) -> list[Entry]:
+    """Compares compile times of steps with a dense matrix with Optax's L-BFGS."""
+    found, compared = [], _with_flat(calls.DENSE)
+    for arrays, rounds in sizes.dense_compile_rounds.items():
+        task = tasks.tanh_network(arrays)
+        found += _compared(task, compared, rounds, f"compiling, {tasks.plural(arrays, 'array')}")[0]
     return found
 
 

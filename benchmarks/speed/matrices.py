@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.reports.progress import progress_bar
-from benchmarks.speed import stepping, tasks, timing
+from benchmarks.speed import compiling, stepping, tasks, timing
 from benchmarks.speed.calls import DENSE, Call
 from benchmarks.speed.sizes import Sizes
 from benchmarks.speed.timing import Donating, Entry
@@ -17,8 +17,8 @@ ONE_PASS = ("bfgs, dense", "ssbfgs", "ssbroyden")  # whose pair and direction sh
 
 
 def measure(sizes: Sizes) -> list[Entry]:
-    """Times steps on a quadratic, whose loss costs nothing beside a matrix."""
-    found = []
+    """Times steps on a quadratic, whose loss costs nothing beside a matrix, and their compiling."""
+    found = compiling.of_matrices(sizes)
     with progress_bar("matrices", 2 * len(DENSE), unit="call") as bar:
         for bits in (32, 64):
             with jax.enable_x64(bits == 64):

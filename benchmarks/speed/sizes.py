@@ -27,6 +27,7 @@ class Sizes:
       array_counts: numbers of arrays over which steps are fitted.
       costs: length of the vector on which costs are compared.
       matrix: rows and columns of the dense matrices.
+      dense_compile_rounds: as `compile_rounds`, of steps with a dense matrix.
     """
 
     quick: bool
@@ -47,6 +48,7 @@ class Sizes:
     array_counts: tuple[int, ...]
     costs: int
     matrix: int
+    dense_compile_rounds: Mapping[int, int]
 
 
 FULL = Sizes(
@@ -54,7 +56,7 @@ FULL = Sizes(
     calls=(),
     rounds=7,
     # Compiling takes seconds there, so that one round tells enough.
-    compile_rounds={1: 3, 20: 3, 50: 3, 100: 1, 200: 1},
+    compile_rounds={1: 3, 20: 3, 50: 1, 100: 1, 200: 1},
     residual_blocks=3,
     transformer_blocks=6,
     arrays=100,
@@ -69,6 +71,7 @@ FULL = Sizes(
     array_counts=(1, 5, 20, 50, 100, 200, 500),
     costs=1_000_000,
     matrix=4_000,
+    dense_compile_rounds={1: 3, 20: 3, 50: 1},
 )
 QUICK = Sizes(
     quick=True,
@@ -89,4 +92,5 @@ QUICK = Sizes(
     array_counts=(1, 5, 20),
     costs=100_000,
     matrix=1_000,
+    dense_compile_rounds={1: 1},
 )
