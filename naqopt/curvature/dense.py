@@ -67,7 +67,7 @@ def _identity(matrix: Tree) -> Tree:
     return jax.tree.unflatten(structure, blocks)
 
 
-def _begun(dense: Dense, gamma: Scalar, condition: Scalar, squares: "_Squares") -> Tree:
+def _begun(dense: Dense, gamma: Scalar, condition: Scalar, squares: "_Squares", like: Tree) -> Tree:
     """Returns γI after a change where the condition holds, and the matrix after it elsewhere.
 
     Two branches, so that the identity is not looked at in every step.
@@ -76,9 +76,9 @@ def _begun(dense: Dense, gamma: Scalar, condition: Scalar, squares: "_Squares") 
     def begin() -> Tree:
         identity = _identity(dense.matrix)
         start = jax.tree.map(lambda rows: gamma.astype(rows.dtype) * rows, identity)
-        return _add_squares(start, squares)
+        return _add_squares(start, squares, like)
 
-    return _tree.cond(condition, begin, lambda: _add_squares(dense.matrix, squares))
+    return _tree.cond(condition, begin, lambda: _add_squares(dense.matrix, squares, like))
 
 
 def clear(dense: Dense, condition: Scalar) -> Dense:
@@ -92,24 +92,24 @@ class _Squares(NamedTuple):
     Attributes:
       inverse_tau: 1/τ; None for 1.
       signs: σ of each, 1, −1 or 0.
-      vectors: v of each.
+      vectors: v of each, d numbers.
     """
 
     inverse_tau: Scalar | None
     signs: tuple[Any, ...]
-    vectors: tuple[Tree, ...]
+    vectors: tuple[jax.Array, ...]
 
 
-def _add_squares(matrix: Tree, squares: _Squares) -> Tree:
-    """Returns the matrix after a change, in one pass.
+def _add_squares(matrix: Tree, squares: _Squares, like: Tree) -> Tree:
+    """Returns the matrix after a change, in one pass; `like` is a tree of the params' shapes.
 
     The vectors are computed first, and not anew for each row of the matrix. v_i v_j is v_j v_i to
     the last bit, so that the matrix stays symmetric.
     """
-    signed = (_tree.scale(s, v) for s, v in zip(squares.signs, squares.vectors, strict=True))
-    finished = _finished(*squares.vectors, *signed)
+    signed = (s.astype(v.dtype) * v for s, v in zip(squares.signs, squares.vectors, strict=True))
+    finished = _tree.together(*squares.vectors, *signed)
     count = len(squares.vectors)
-    vectors, columns = finished[:count], [_tree.ravel(v) for v in finished[count:]]
+    vectors, columns = [_tree.unravel(v, like) for v in finished[:count]], finished[count:]
     factor = None
     if squares.inverse_tau is not None:
         (factor,) = _tree.together(squares.inverse_tau)
@@ -125,28 +125,13 @@ def _add_squares(matrix: Tree, squares: _Squares) -> Tree:
     return jax.tree.map(add, matrix, *vectors)
 
 
-def _times(hg: Tree, g: Tree, squares: _Squares) -> Tree:
+def _times(hg: jax.Array, g: jax.Array, squares: _Squares) -> jax.Array:
     """Returns H⁺ g from H g, as `_add_squares` makes H⁺ from H."""
-    weights = [
-        sign * weight
-        for sign, weight in zip(
-            squares.signs, _tree.dots(*((v, g) for v in squares.vectors)), strict=True
-        )
-    ]
-    scaled = hg if squares.inverse_tau is None else _tree.scale(squares.inverse_tau, hg)
-
-    def add(product: jax.Array, *parts: jax.Array) -> jax.Array:
-        added = (w.astype(product.dtype) * part for w, part in zip(weights, parts, strict=True))
-        return sum(added, start=product).astype(product.dtype)
-
-    return jax.tree.map(add, scaled, *squares.vectors)
-
-
-def _finished(*trees: Tree) -> list[Tree]:
-    """Returns trees of one structure as they are, which nothing computes again where it reads."""
-    leaves, structure = zip(*map(jax.tree.flatten, trees), strict=True)
-    done = [_tree.together(*of_one) for of_one in zip(*leaves, strict=True)]
-    return [jax.tree.unflatten(structure[0], tree) for tree in zip(*done, strict=True)]
+    weights = _tree.dots(*((v, g) for v in squares.vectors))
+    product = hg if squares.inverse_tau is None else squares.inverse_tau.astype(hg.dtype) * hg
+    for sign, weight, vector in zip(squares.signs, weights, squares.vectors, strict=True):
+        product += (sign * weight).astype(hg.dtype) * vector
+    return product
 
 
 def update(
@@ -194,7 +179,8 @@ def _update(
     refused by the other rules.
 
     H y and H g are of one pass over the matrix, and H⁺ g of the same sum as H⁺, so that a step
-    reads H twice and writes it once.
+    reads H twice and writes it once. Beside it vectors are nothing: here they are of d numbers and
+    the same on every device, so that what is compiled hardly grows with the number of arrays.
 
     Args:
       dense: the matrix.
@@ -208,7 +194,8 @@ def _update(
       expected: sᵀBs, which a self-scaled rule needs.
       initial_scale: γ itself.
     """
-    dtype = jax.tree.leaves(dense.matrix)[0].dtype
+    dtype, like, of_y, of_g = jax.tree.leaves(dense.matrix)[0].dtype, s, y, g
+    s, y = (_tree.ravel(x).astype(dtype) for x in (s, y))
     sy, yy, ss = (x.astype(dtype) for x in _tree.dots((s, y), (y, y), (s, s)))
     tiny = jnp.finfo(dtype).tiny
     finite = jnp.isfinite(ss) & jnp.isfinite(yy) & jnp.isfinite(sy)
@@ -222,12 +209,12 @@ def _update(
     first = dense.size == 0
     hg = None
     if g is None:
-        hy = multiply(dense, y)
+        hy = _tree.history_dot(dense.matrix, of_y)
     else:
-        products = _tree.history_dots(dense.matrix, y, g)
-        hy, hg = (_tree.unravel(x, y) for x in products)
-        hg = _tree.where(first, _tree.scale(gamma, g), hg)
-    hy = _tree.where(first, _tree.scale(gamma, y), hy)
+        hy, hg = _tree.history_dots(dense.matrix, of_y, of_g)
+        g = _tree.ravel(of_g).astype(dtype)
+        hg = _tree.where(first, gamma * g, hg)
+    hy = _tree.where(first, gamma * y, hy)
     h = rho * _tree.dot(y, hy).astype(dtype)
     phi, inverse_tau = jnp.ones_like(h), None
     if rule != broyden.BFGS:
@@ -235,8 +222,7 @@ def _update(
         if expected is not None:  # of γ I before the first pair
             of_unit = ss / jnp.where(gamma > 0, gamma, 1)
             b = rho * jnp.where(first, of_unit, expected.astype(dtype))
-        d = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(s))
-        phi, tau = broyden.coefficients(rule, h, b, d)
+        phi, tau = broyden.coefficients(rule, h, b, len(s))
         inverse_tau = 1 / tau
         stored = stored & (h > 0) & (b >= 0) & jnp.isfinite(h * b) & jnp.isfinite(inverse_tau)
     squares, length = _squares(s, hy, rho, h, phi, inverse_tau)
@@ -251,35 +237,36 @@ def _update(
     if inverse_tau is not None:
         squares = squares._replace(inverse_tau=jnp.where(stored, inverse_tau, 1))
     begins, gamma = _tree.together(stored & first, gamma)
-    matrix = _begun(dense, gamma, begins, squares)
+    matrix = _begun(dense, gamma, begins, squares, like)
     size = jnp.where(unchanged, 0, dense.size + stored.astype(jnp.int32))
-    product = None if hg is None else _times(hg, g, squares)
+    product = None
+    if g is not None and hg is not None:
+        product = _tree.unravel(_times(hg, g, squares), like)
     return Dense(matrix, size), stored, product
 
 
 def _squares(
-    s: Tree, hy: Tree, rho: Scalar, h: Scalar, phi: Scalar, inverse_tau: Scalar | None
+    s: jax.Array, hy: jax.Array, rho: Scalar, h: Scalar, phi: Scalar, inverse_tau: Scalar | None
 ) -> tuple[_Squares, Scalar]:
     """Returns a u uᵀ − c z zᵀ, and a number that is finite where all of it is."""
     root, by_tau = jnp.sqrt(rho), 1 if inverse_tau is None else inverse_tau
     # Where H y is but rounding, h can be 0 or less: then only r is left.
     known = h > 0
     h = jnp.where(known, h, 1)
-    r, z = _tree.scale(root, s), _tree.scale(jnp.where(known, root, 0), hy)
+    r, z = root * s, jnp.where(known, root, 0) * hy
     a = 1 + jnp.where(known, phi * by_tau * h, 0)
     c = by_tau * ((1 - phi) / h + phi**2 * by_tau / a)
-    u = _tree.subtract(r, _tree.scale(phi * by_tau / a, z))
-    vectors = _tree.scale(jnp.sqrt(a), u), _tree.scale(jnp.sqrt(jnp.abs(c)), z)
+    vectors = jnp.sqrt(a) * (r - phi * by_tau / a * z), jnp.sqrt(jnp.abs(c)) * z
     length = sum(_tree.dots(*((v, v) for v in vectors)), jnp.zeros_like(h))
     return _Squares(inverse_tau, (jnp.ones_like(h), -jnp.sign(c)), vectors), length
 
 
 def add_rank_one(dense: Any, vector: Tree, weight: Scalar, gamma: Scalar, accept: Scalar) -> Any:
     """Returns the matrix plus weight · v vᵀ where `accept` holds; the first is added to γI."""
-    (keep,) = _tree.masks(accept)
-    vector = _tree.scale(jnp.sqrt(jnp.abs(weight)), _tree.choose((keep, vector)))
-    squares = _Squares(None, (jnp.sign(weight),), (vector,))
-    matrix = _begun(dense, gamma, accept & (dense.size == 0), squares)
+    dtype, (keep,) = jax.tree.leaves(dense.matrix)[0].dtype, _tree.masks(accept)
+    v = _tree.choose((keep, _tree.ravel(vector).astype(dtype)))
+    squares = _Squares(None, (jnp.sign(weight),), (jnp.sqrt(jnp.abs(weight)).astype(dtype) * v,))
+    matrix = _begun(dense, gamma, accept & (dense.size == 0), squares, vector)
     return dense._replace(matrix=matrix, size=dense.size + accept.astype(jnp.int32))
 
 
