@@ -188,13 +188,14 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         control = _tree.cond(begun, control_variate, lambda: g)
         step, length, norm, rate = _direction(method, state, control, warming)
         # So long a step that its square is infinite leaves no loss either.
-        refused = taken & ~(_tree.is_finite(control) & jnp.isfinite(length * length))
+        measured = _tree.is_finite(control)
+        refused = taken & ~(measured & jnp.isfinite(length * length))
         leaves = leaves_bad_point(state.info, taken, state.count) & begun
         goes, runs, stops, skips, back = _tree.masks(
             taken & ~refused, taken & ~refused & ~warming, refused, ~taken & ~leaves, leaves
         )
 
-        # A refused step leads back to w and stops there, and the pairs go; from a bad point to w̃.
+        # A refused step leads back to w and stops there; from a bad point to w̃.
         to_snapshot = _tree.subtract(state.snapshot_params, _tree.cast_as(like, params))
         move = _tree.choose((goes, step), (back, to_snapshot))
         momentum = state.momentum
@@ -213,7 +214,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             momentum = _tree.where(taken, next_momentum, state.momentum)
         curvature = state.curvature
         if method.curvature is not None:
-            curvature = method.curvature.clear(curvature, refused | leaves)
+            # H, of snapshots alone, is fixed in the epoch: a batch's gradients say nothing of it.
+            # Where they are finite and the step is not, it is of H, and its pairs go.
+            curvature = method.curvature.clear(curvature, (refused & measured) | leaves)
         new_state = state._replace(
             count=jnp.where(taken, count, state.count),
             momentum=momentum,

@@ -113,7 +113,8 @@ def svrg2(
 
     Returns:
       An `optax.GradientTransformationExtraArgs` that is called as `naqopt.svrg`'s. If the gradient
-      at the snapshot is not finite, the params stay and the pairs are forgotten.
+      at the snapshot is not finite, the params stay, and the pairs, which are of full gradients;
+      where the step itself is not finite, the pairs are forgotten.
 
     Raises:
       ValueError: as `naqopt.svrg`, and for a dense matrix of more than 4 GiB.
@@ -199,7 +200,8 @@ def svr_naq(
 
     Returns:
       An `optax.GradientTransformationExtraArgs` that is called as `naqopt.svrg`'s. If the gradient
-      at the snapshot is not finite, the iterate stays, the velocity is zeroed and the pairs are
+      at the snapshot is not finite, the iterate stays and the velocity is zeroed; the pairs, which
+      are of full gradients, stay as they are. Where the step itself is not finite they are
       forgotten.
 
     Raises:

@@ -199,15 +199,16 @@ def step(
     state = replace(state, k=k + 1, plain_steps=state.plain_steps + plain)
 
     if refused:  # 0.0: the iterate stays, with v = 0; the snapshot stays too
+        # "H fixed in the epoch", whose pairs are of snapshots: a batch's gradient leaves it as it
+        # is, and only a step that is not finite though G is speaks against it.
+        forgotten = {"s_list": [], "y_list": [], "H": None} if is_finite(G) else {}
         return replace(
             state,
             v=np.zeros_like(v),
             params=w,
-            s_list=[],
-            y_list=[],
-            H=None,
             alpha=0.0,
             refused_steps=state.refused_steps + 1,
+            **forgotten,
         )
     if not accelerated:
         w_next = w + alpha * d  # w⁺ = w − αG or w⁺ = w − αHG
