@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from naqopt import _checks, _closures, _tree
+from naqopt import _checks, _closures, _multi_steps, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.flatten import FlattenState, from_vectors, shapes, to_vectors
 
@@ -199,6 +199,9 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     Raises:
       ValueError: if the arguments are swapped or the params are not those of the state.
 
+    Warns:
+      UserWarning: if `MultiSteps` stands around what needs the loss, as in `naqopt.diagnostics`.
+
     Example:
       >>> import jax, jax.numpy as jnp, naqopt, optax
       >>> loss = lambda p: jnp.sum((p["w"] - 1.0) ** 2)
@@ -217,6 +220,7 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
         raise ValueError(
             "naqopt.eval_params: the arguments are swapped; call eval_params(state, params)."
         )
+    _multi_steps.warn_of_closures("eval_params", state, _is_state)
     for _, layouts, node in found:
         # A method whose params are a look-ahead point keeps the momentum that it was made with.
         if getattr(node, "momentum", None) is not None:
@@ -323,6 +327,7 @@ def snapshot(
             "naqopt.svr_naq; other optimizers take no snapshots. Pass the state that tx.init or "
             "tx.update returned."
         )
+    _multi_steps.warn_of_closures("snapshot", state, _is_state)
     params = _checks.params("snapshot", params)
     return _take(state, params, jax.tree.map(jnp.asarray, full_grad))
 
@@ -373,6 +378,10 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
     Raises:
       ValueError: if no state of this library is found.
 
+    Warns:
+      UserWarning: if `MultiSteps` stands around an optimizer that evaluates the loss or takes
+        `part_grads`, of which it hands on those of the last mini-batch alone.
+
     Example:
       >>> import jax.numpy as jnp, naqopt
       >>> state = naqopt.asnaq().init({"w": jnp.zeros(2)})
@@ -387,6 +396,7 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
             "naqopt.diagnostics: no state of a naqopt optimizer was found; pass the state that "
             "tx.init or tx.update returned."
         )
+    _multi_steps.warn_of_closures("diagnostics", state, _is_state)
     if len(found) == 1:
         return dict(found[0].state.info._asdict())
     return {

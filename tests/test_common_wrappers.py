@@ -61,6 +61,8 @@ def without(tree, name):
 # MultiSteps, apply_if_finite
 
 
+# Of one batch in all mini-steps the mix that is warned of (tests/test_multi_steps.py) is none.
+@pytest.mark.filterwarnings("ignore:.*optax.MultiSteps stands around:UserWarning")
 @EACH_ROW_FEW_IN_CI
 def test_multi_steps(row):
     """Two mini-steps on one batch are one step on it; the first of them does nothing."""

@@ -332,6 +332,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*optax.MultiSteps stands around:UserWarning")
 @EACH_SVR_ROW
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_the_state_is_found_in_wrappers(row, wrapper):

@@ -127,6 +127,13 @@ class QuasiNewtonState(NamedTuple):
         assert self.momentum is not None
         return _tree.scale(self.momentum, self.velocity)
 
+    @property
+    def of_gradients_alone(self) -> bool:
+        """Whether a step looks at nothing but the gradient that it is given."""
+        judges = (self.step_length, self.losses, self.stored)
+        waits = self.pending is not None and self.pending.follows is None
+        return waits and all(judge is None for judge in judges)
+
     def without_loss(self) -> "QuasiNewtonState":
         """Returns the state for a loss that has changed."""
         losses, number = self.losses, self.step_length
