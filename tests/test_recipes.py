@@ -105,3 +105,36 @@ def test_a_loop_that_ends_at_a_tolerance(x64):
     assert norm <= 1e-8
     assert state.count < 150
     np.testing.assert_allclose(params, np.ones(4), atol=1e-6)
+
+
+def test_a_new_start_for_a_changed_loss(x64):
+    """`tx.init` at the iterate forgets all: velocity and pairs of the old loss lead astray."""
+    tx = naqopt.naq(restart_window=None)
+
+    @jax.jit
+    def run(params, state, weights, target):
+        def loss(p):
+            return jnp.sum(weights * (p - target) ** 2)
+
+        def step(carry, _):
+            params, state = carry
+            value, grad = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+            return (optax.apply_updates(params, updates), state), None
+
+        params, state = jax.lax.scan(step, (params, state), length=5)[0]
+        return params, state, loss(naqopt.eval_params(state, params))
+
+    weights = jnp.array([1.0, 10.0, 100.0])
+    params, old, _ = run(jnp.zeros(3), tx.init(jnp.zeros(3)), weights, jnp.ones(3))
+    iterate = naqopt.eval_params(old, params)
+    assert not np.array_equal(iterate, params)  # the params look ahead with the old velocity
+    new = tx.init(iterate)
+    np.testing.assert_array_equal(naqopt.eval_params(new, iterate), iterate)
+    other = weights[::-1], jnp.array([-3.0, 2.0, 5.0])
+    _, _, afresh = run(iterate, new, *other)
+    _, _, went_on = run(params, old, *other)
+    assert afresh < went_on
+    assert (
+        naqopt.diagnostics(new)["pairs_in_memory"] == 0 < naqopt.diagnostics(old)["pairs_in_memory"]
+    )
