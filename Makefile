@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # What one process has compiled, however small, the others read.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test test-full lint bench notebooks docs clean
+.PHONY: demo test test-full lint bench notebooks docs build smoke-oldest smoke-newest clean
 
 # One stamp per extra, so that each command installs no more than it needs.
 .venv/bin/python:
@@ -51,6 +51,24 @@ SPHINX := $(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees
 docs: .venv/.examples .venv/.notebooks .venv/.docs
 	$(SPHINX) -b html docs docs/_build/html
 	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(SPHINX) -b doctest docs docs/_build/doctest
+
+# Wheel and source distribution in dist/, the wheel made of the source distribution.
+build: .venv/.build
+	rm -rf dist
+	$(BIN)/python -m build
+
+# Both, each installed in an empty environment, with the oldest JAX and Optax that pyproject.toml
+# allows (its `>=` read as `==`) and with the newest, pass a smoke test that sees nothing of the
+# checkout. The newest jaxlib that a JAX takes is its own version.
+OLDEST := $(shell sed -n 's/^dependencies = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",' | sed 's/>=/==/g')
+smoke-oldest: PINS := $(OLDEST)
+smoke-oldest smoke-newest: build
+	@test "$@" = smoke-newest || test -n "$(PINS)"
+	for made in dist/*.whl dist/*.tar.gz; do \
+	  $(PYTHON) -m venv --clear .venv/$@ && \
+	  .venv/$@/bin/python -m pip install --quiet --disable-pip-version-check $$made $(PINS) && \
+	  .venv/$@/bin/python -I tests/installed_package.py || exit 1; \
+	done
 
 clean:
 	rm -rf .venv .cache demo build dist docs/_build docs/api docs/notebooks docs/results/studies .pytest_cache .mypy_cache .ruff_cache .hypothesis

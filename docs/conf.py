@@ -1,7 +1,6 @@
 """The site's settings: `make docs` builds it, without a network."""
 
 import datetime
-import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -14,10 +13,12 @@ sys.path[:0] = [str(DOCS), str(ROOT)]
 os.environ.setdefault("NAQOPT_QUICK", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import naqopt  # noqa: E402  # which brings JAX, which reads the line above
+
 project = "naqopt"
 author = "The naqopt authors"
 project_copyright = f"{datetime.date.today().year}, {author}"
-version = release = importlib.metadata.version("naqopt")
+version = release = naqopt.__version__
 
 extensions = [
     "myst_nb",

@@ -19,6 +19,8 @@ from naqopt.steps.armijo import armijo
 from naqopt.steps.trust_region import RadiusRule
 from naqopt.steps.wolfe import wolfe
 
+__version__ = "0.2.0"
+
 __all__ = [
     "InverseHessian",
     "RadiusRule",

@@ -88,6 +88,19 @@ def test_no_address_of_the_repository_is_invented():
     assert not found
 
 
+def test_the_version_is_the_same_everywhere():
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest, day = re.search(r"^## (\S+), (\S+)$", changes, re.MULTILINE).groups()
+    assert newest == naqopt.__version__
+    assert f"\nversion: {newest}\ndate-released: {day}\n" in cited
+
+
+def test_the_smoke_test_of_the_package_tries_every_public_name():
+    text = (ROOT / "tests" / "installed_package.py").read_text(encoding="utf-8")
+    assert set(naqopt.__all__) <= set(re.findall(r"naqopt\.(\w+)", text))
+
+
 def test_every_public_name_has_a_page():
     made = api.all_pages()
     for name in naqopt.__all__:
