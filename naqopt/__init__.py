@@ -12,6 +12,7 @@ from naqopt.optimizers.online import multi_batch_omoq, obfgs, omoq, onaq
 from naqopt.optimizers.self_scaled import ssbfgs, ssbroyden
 from naqopt.optimizers.symmetric_rank_one import lsr1, mosr1, sr1n
 from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2
+from naqopt.saved_state import check_saved_state
 from naqopt.sharding import state_sharding
 from naqopt.state import diagnostics, eval_params, snapshot
 from naqopt.steps import schedules
@@ -28,6 +29,7 @@ __all__ = [
     "armijo",
     "asnaq",
     "bfgs",
+    "check_saved_state",
     "diagnostics",
     "eval_params",
     "flatten",

@@ -116,6 +116,7 @@ def check(name: str, tx: optax.GradientTransformationExtraArgs) -> None:
     assert skipped == 0, f"{name} skips steps: {found}"
     shardings = jax.tree.structure(naqopt.state_sharding(tx, params))
     assert shardings == jax.tree.structure(state), f"state_sharding of {name}"
+    naqopt.check_saved_state(state, jax.eval_shape(tx.init, params))
     if name == "naq":
         learnt = naqopt.inverse_hessian(naqopt.forget_loss(state))
         assert isinstance(learnt, naqopt.InverseHessian)
