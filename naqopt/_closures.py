@@ -121,7 +121,9 @@ def loss(
     if function is None:
         raise ValueError(
             f"naqopt.{optimizer}: `{name}` is missing: this optimizer evaluates the loss of the "
-            f"step's batch itself. Example: {_EXAMPLE}."
+            f"step's batch itself. Example: {_EXAMPLE}. If it is given, what stands around drops "
+            "it, being no optax.GradientTransformationExtraArgs: make "
+            "optax.GradientTransformationExtraArgs(wrapped.init, wrapped.update) of it."
         )
     if not callable(function):
         raise TypeError(

@@ -96,10 +96,21 @@ INSIDE = {
     "chain": optax.chain(optax.clip_by_global_norm(1e6), transformation(BY_NAME["onaq"])),
     "masked": optax.masked(transformation(BY_NAME["onaq"]), {"float32": True}),
     "flatten": flattened(BY_NAME["onaq"]),
+    "partition": optax.partition({"ours": transformation(BY_NAME["onaq"])}, {"float32": "ours"}),
+    # Which is a GradientTransformation: what is called with it is not handed on of itself.
+    "MultiSteps": optax.GradientTransformationExtraArgs(
+        *optax.MultiSteps(transformation(BY_NAME["onaq"]), 1).gradient_transformation()
+    ),
+    "decay": optax.chain(optax.add_decayed_weights(0.0), transformation(BY_NAME["onaq"])),
+    "schedule": transformation(BY_NAME["onaq"], learning_rate=lambda count: 0.2 + 0 * count),
 }
+IN_CI = ("inject_hyperparams", "apply_if_finite", "chain", "masked", "flatten")
 
 
-@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.filterwarnings("ignore:.*optax.MultiSteps stands around:UserWarning")
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[] if x in IN_CI else [pytest.mark.slow]) for x in INSIDE]
+)
 def test_wrappers_inside(name):
     expected, expected_state, _ = plain_run(BY_NAME["onaq"])
     params, state, _ = run(naqopt.flatten(INSIDE[name]), init_params(), stacked_batches())
@@ -108,6 +119,30 @@ def test_wrappers_inside(name):
     chex.assert_trees_all_close(iterate, naqopt.eval_params(expected_state, expected), **CLOSE)
     found, wanted = naqopt.diagnostics(state), naqopt.diagnostics(expected_state)
     chex.assert_trees_all_close(found, wanted, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["asnaq", "bfgs", "onaq", "omoq", "sr1n", "svr_naq"])
+def test_clipping_and_decay_in_front(name):
+    """Around the vector or around the arrays, in front of either: one training."""
+    row = BY_NAME[name]
+    front = optax.clip_by_global_norm(0.5), optax.add_decayed_weights(1e-3)
+    with enable_x64():
+        params = init_params(dtypes="float64")
+        batches = jax.tree.map(lambda x: x.astype(np.float64), stacked_batches())
+        ends = [
+            run(tx, params, batches)[:2]
+            for tx in (
+                optax.chain(*front, transformation(row)),
+                optax.chain(*front, flattened(row)),
+                naqopt.flatten(optax.chain(*front, transformation(row))),
+            )
+        ]
+        plain, _, _ = run(transformation(row), params, batches)
+        iterates = [naqopt.eval_params(state, params) for params, state in ends]
+        for iterate in iterates[1:]:
+            chex.assert_trees_all_close(iterate, iterates[0], rtol=1e-7 * row.rounding)
+        assert not np.allclose(plain["weight"], ends[0][0]["weight"], rtol=1e-4)
 
 
 def test_an_optimizer_for_each_dtype_inside():

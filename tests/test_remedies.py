@@ -66,6 +66,11 @@ def snapshot_trains():
     trains(tx, state=naqopt.snapshot(state, PARAMS, full_grad))
 
 
+def dropping(tx):
+    """As `optax.MultiSteps.gradient_transformation` gives it: chain hands it no extra arguments."""
+    return optax.GradientTransformation(tx.init, tx.update)
+
+
 def gives(call):
     """A remedy that gives what was asked for, and trains nothing."""
     assert call() is not None
@@ -321,6 +326,13 @@ MISTAKES = {
         lambda: naqopt.flatten(onaq),
         r"such as naqopt\.flatten\(naqopt\.onaq\(0\.1\)\)",
         lambda: trains(naqopt.flatten(onaq(0.1))),
+    ),
+    "a wrapper that drops the loss": Mistake(
+        lambda: update(optax.chain(dropping(onaq(0.1))), value_fn=loss),
+        r"GradientTransformationExtraArgs\(wrapped\.init, wrapped\.update\)",
+        lambda: trains(
+            optax.chain(optax.GradientTransformationExtraArgs(*dropping(onaq(0.1)))), steps=60
+        ),
     ),
     # What reads the state.
     "arguments of eval_params swapped": Mistake(
