@@ -14,7 +14,7 @@ from naqopt.curvature import pairs
 from naqopt.curvature.dense import Dense
 from naqopt.curvature.pairs import Pairs
 from naqopt.flatten import from_vectors, to_vectors
-from naqopt.state import find_states
+from naqopt.state import check_wrappers, find_states
 
 
 class InverseHessian(NamedTuple):
@@ -104,7 +104,8 @@ def inverse_hessian(state: optax.OptState) -> InverseHessian:
       `middle` and `scale` (of Pathfinder, say). All numbers are NaN while no pair is known.
 
     Raises:
-      ValueError: if no such state is found, or several.
+      ValueError: if no such state is found, or several, or one in a wrapper of which
+        `naqopt.eval_params` raises.
 
     Example:
       >>> import jax, jax.numpy as jnp, naqopt, optax
@@ -134,6 +135,7 @@ def inverse_hessian(state: optax.OptState) -> InverseHessian:
     `jax.hessian` where d² numbers of it can be had. The pair of the last step of a method with one
     gradient a step is not in it yet.
     """
+    check_wrappers("inverse_hessian", state)
     found = [x for x in find_states(state) if isinstance(_curvature(x.state), Dense | Pairs)]
     if len(found) != 1:
         how_many = "several states" if found else "no state"

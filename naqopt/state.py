@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from naqopt import _checks, _closures, _multi_steps, _tree
+from naqopt import _checks, _closures, _multi_steps, _tree, _wrappers
 from naqopt._tree import Scalar, Tree
 from naqopt.flatten import FlattenState, from_vectors, shapes, to_vectors
 
@@ -175,6 +175,23 @@ def find_states(tree: Any, path: str = "", layouts: tuple[Tree, ...] = ()) -> li
     return found
 
 
+def check_wrappers(function: str, state: Any) -> None:
+    """Raises where a wrapper moves the params otherwise than a state in it goes by.
+
+    That is one of a look-ahead point, of a pair that waits for the next gradient, or of an anchor
+    that steps lead back to.
+    """
+    for wrapper, states, remedy in _wrappers.moved_otherwise(state):
+        for _, _, node in find_states(states):
+            if any(getattr(node, x, None) is not None for x in ("momentum", "pending", "anchor")):
+                raise ValueError(
+                    f"naqopt.{function}: {wrapper} moves the params otherwise than the optimizer "
+                    f"in front of it or inside it ({type(node).__name__}) goes by, so that its "
+                    f"pairs, its iterate or its restorations are wrong. {remedy} The guide of "
+                    "Optax's wrappers has a table."
+                )
+
+
 def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     """Returns the iterate w to evaluate or deploy, given the params that are trained.
 
@@ -197,7 +214,10 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
       A tree of the structure and dtypes of params.
 
     Raises:
-      ValueError: if the arguments are swapped or the params are not those of the state.
+      ValueError: if the arguments are swapped, the params are not those of the state, or a wrapper
+        moves them otherwise than the optimizer goes by: `optax.contrib.schedule_free` and
+        `mechanize` around, `reduce_on_plateau` and `optax.scale_by_schedule` behind one with a
+        look-ahead point, one gradient a step or anchors.
 
     Warns:
       UserWarning: if `MultiSteps` stands around what needs the loss, as in `naqopt.diagnostics`.
@@ -220,6 +240,7 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
         raise ValueError(
             "naqopt.eval_params: the arguments are swapped; call eval_params(state, params)."
         )
+    check_wrappers("eval_params", state)
     _multi_steps.warn_of_closures("eval_params", state, _is_state)
     for _, layouts, node in found:
         # A method whose params are a look-ahead point keeps the momentum that it was made with.
