@@ -17,7 +17,8 @@ from naqopt.optimizers._arguments import (
     window_of,
 )
 from naqopt.optimizers._differences import convergent_difference, plain_difference
-from naqopt.optimizers.quasi_newton import Method, transformation
+from naqopt.optimizers._method import Method
+from naqopt.optimizers.quasi_newton import transformation
 from naqopt.steps.armijo import armijo
 from naqopt.steps.schedules import Momentum
 

@@ -8,7 +8,8 @@ from naqopt.curvature import pairs
 from naqopt.curvature.broyden import BFGS
 from naqopt.optimizers._arguments import check_momentum, curvature_of, window_of
 from naqopt.optimizers._differences import convergent_difference
-from naqopt.optimizers.quasi_newton import Method, transformation
+from naqopt.optimizers._method import Method
+from naqopt.optimizers.quasi_newton import transformation
 from naqopt.steps.line_search import explicit
 from naqopt.steps.schedules import Momentum
 

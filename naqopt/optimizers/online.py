@@ -13,7 +13,8 @@ from naqopt import _checks
 from naqopt.curvature import pairs
 from naqopt.optimizers._arguments import check_momentum, curvature_of
 from naqopt.optimizers._differences import damped_difference
-from naqopt.optimizers.quasi_newton import Method, transformation
+from naqopt.optimizers._method import Method
+from naqopt.optimizers.quasi_newton import transformation
 from naqopt.steps import schedules
 from naqopt.steps.line_search import fixed
 from naqopt.steps.schedules import Momentum

@@ -14,6 +14,7 @@ from naqopt.curvature.indefinite import dense_rank_one, limited
 from naqopt.optimizers import _indefinite, quasi_newton
 from naqopt.optimizers._arguments import check_memory, check_momentum, step_length_of
 from naqopt.optimizers._differences import convergent_difference, plain_difference
+from naqopt.optimizers._method import Method
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
 from naqopt.steps.trust_region import RadiusRule
@@ -139,7 +140,7 @@ def lsr1(
             )
         )
     return quasi_newton.transformation(
-        quasi_newton.Method(
+        Method(
             optimizer="lsr1",
             curvature=sr1.inverse_memory(memory_size, history_dtype),
             two_gradients=False,
