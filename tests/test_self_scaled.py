@@ -158,6 +158,19 @@ def test_mistakes(call):
         call(update="ssbroyden")
 
 
+@pytest.mark.parametrize("call", [naqopt.ssbroyden, naqopt.ssbfgs])
+def test_messages_name_the_call(call):
+    name = rf"naqopt\.{call.__name__}: "
+    with pytest.raises(ValueError, match=name + "`value_fn` is missing"):
+        call().update(jnp.ones(2), call().init(jnp.ones(2)), jnp.ones(2))
+    with pytest.raises(TypeError, match=name + "`linesearch` must be one of Optax's"):
+        call(linesearch=0.1)
+    with pytest.raises(ValueError, match=name + "`initial_scale` must be"):
+        call(initial_scale=-1.0)
+    with pytest.raises(TypeError, match=name + "`store_grad` must be"):
+        call(store_grad="yes")
+
+
 @pytest.mark.parametrize("make", [naqopt.ssbroyden, naqopt.ssbfgs])
 def test_rounding_leaves_the_matrix_positive_definite(make, x64):
     """A network's loss, on which H comes to have eigenvalues from 1e-3 to 1e11."""

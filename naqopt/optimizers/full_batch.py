@@ -23,7 +23,7 @@ from naqopt.steps.armijo import armijo
 from naqopt.steps.schedules import Momentum
 
 
-def _searching(
+def searching(
     optimizer: str,
     learning_rate: Any,
     momentum: Momentum | None,
@@ -160,7 +160,7 @@ def bfgs(
     _checks.flag("bfgs", "store_grad", store_grad)
     if memory_size is None and initial_scale is None:
         initial_scale = 1.0
-    return _searching(
+    return searching(
         "bfgs",
         learning_rate,
         None,
@@ -276,7 +276,7 @@ def naq(
     schedule static.
     """
     check_momentum("naq", momentum)
-    return _searching(
+    return searching(
         "naq",
         learning_rate,
         momentum,
@@ -361,7 +361,7 @@ def moq(
     schedule static.
     """
     check_momentum("moq", momentum)
-    return _searching(
+    return searching(
         "moq",
         learning_rate,
         momentum,

@@ -1,9 +1,12 @@
 """The self-scaled updates of Broyden's class, for scientific losses to high accuracy."""
 
+from typing import Any
+
 import optax
 
+from naqopt import _checks
 from naqopt.curvature.broyden import SSBFGS, SSBROYDEN
-from naqopt.optimizers.full_batch import bfgs
+from naqopt.optimizers.full_batch import searching
 from naqopt.steps.wolfe import wolfe
 
 
@@ -72,13 +75,7 @@ def ssbroyden(
     is a difference of gradients. With momentum take `naqopt.naq(memory_size=None,
     update="ssbroyden")`. Not for mini-batches, and not for more than some ten thousand params.
     """
-    return bfgs(
-        memory_size=None,
-        linesearch=linesearch,
-        store_grad=store_grad,
-        update=SSBROYDEN,
-        initial_scale=initial_scale,
-    )
+    return _dense("ssbroyden", SSBROYDEN, linesearch, store_grad, initial_scale)
 
 
 def ssbfgs(
@@ -130,10 +127,24 @@ def ssbfgs(
 
     Costs what `naqopt.ssbroyden` costs, and is not for what that is not for.
     """
-    return bfgs(
+    return _dense("ssbfgs", SSBFGS, linesearch, store_grad, initial_scale)
+
+
+def _dense(
+    optimizer: str, update: str, linesearch: Any, store_grad: Any, initial_scale: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the dense `naqopt.bfgs` by another update, whose messages name the call."""
+    _checks.flag(optimizer, "store_grad", store_grad)
+    return searching(
+        optimizer,
+        learning_rate=None,
+        momentum=None,
         memory_size=None,
         linesearch=linesearch,
+        convergence_term=False,
+        history_dtype=None,
+        two_gradients=False,
         store_grad=store_grad,
-        update=SSBFGS,
-        initial_scale=initial_scale,
+        update=update,
+        initial_scale=1.0 if initial_scale is None else initial_scale,
     )
