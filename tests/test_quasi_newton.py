@@ -4,6 +4,7 @@ The curvature alone is in `test_inverse_hessian`, line searches are in `test_lin
 comparison with the listings, step by step, in `test_quasi_newton_listings`.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference import quasi_newton
 from reference import two_loop as listings
 
 import naqopt
@@ -420,3 +422,27 @@ def test_the_explicit_step_length(d, loss_at_trial, alpha, x64):
     assert step_length.learn(lipschitz, 0 * s, y, jnp.asarray(False)) == 5
     # A stored pair so short that ‖s‖² is 0 tells nothing.
     assert step_length.learn(lipschitz, 1e-170 * s, y, jnp.asarray(True)) == 5
+
+
+@pytest.mark.parametrize(("unscaled", "alpha"), [(True, 1 / 16), (False, 2e-24)])
+def test_an_explicit_step_that_vanishes_is_searched_for_without_a_pair(unscaled, alpha, x64):
+    line = Line(
+        loss=lambda p: (p - 0.9) ** 2,
+        point=jnp.asarray(1.0),
+        direction=jnp.asarray(-1.0),
+        loss_at_point=lambda: jnp.asarray(0.01),
+        gradient=jnp.asarray(0.2),
+        unscaled=jnp.asarray(unscaled),
+    )
+    lipschitz = jnp.asarray(1e19)
+    choice, kept = explicit().choose(lipschitz, line)
+    np.testing.assert_allclose(choice.alpha, alpha, rtol=1e-9)
+    assert (int(choice.trials), bool(choice.failed)) == (3 if unscaled else 1, False)
+    assert kept == lipschitz
+    # And in the listing.
+    w, d = np.array([1.0]), np.array([-1.0])
+    pairs = {"s_list": [] if unscaled else [d], "y_list": [] if unscaled else [d]}
+    state = dataclasses.replace(quasi_newton.init(w), lipschitz=1e19, **pairs)
+    loss = lambda p: float((p[0] - 0.9) ** 2)  # noqa: E731
+    found = quasi_newton.step_size(state, loss, w, d, -0.2, "mnaq", None)
+    np.testing.assert_allclose(found[0], alpha, rtol=1e-9)

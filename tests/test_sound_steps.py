@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from deterministic_runs import steps_to, trajectory
+from optimizer_table import init_params, regression_loss, stacked_batches
 
 import naqopt
 from benchmarks.functions.clusters import CLUSTER
@@ -84,6 +85,39 @@ def test_one_stiff_pair_does_not_bring_a_run_to_a_stand(name):
 
     _, losses, _, _ = trajectory(SEARCHING[name], loss, jnp.array([1.0, 0.0, 0.0]), 400)
     assert losses[-1] < 0.01
+
+
+@pytest.mark.slow  # the explicit step is tested by itself
+def test_one_bad_batch_does_not_bring_mnaq_to_a_stand():
+    """Its explicit step without a pair vanished in float32's rounding, and was all there was."""
+    tx = naqopt.mnaq(momentum=0.5, memory_size=8)
+    data = tuple(np.concatenate(x[:8]) for x in stacked_batches())
+
+    def loss(p):
+        return regression_loss(p, data)
+
+    @jax.jit
+    def train(bad):
+        def body(carry, k):
+            params, state = carry
+            value, grads = jax.value_and_grad(loss)(params)
+
+            def grad_fn(p):
+                return jax.tree.map(lambda g: jnp.where(k == bad, jnp.nan, g), jax.grad(loss)(p))
+
+            closures = {"value": value, "value_fn": loss, "grad_fn": grad_fn}
+            updates, state = tx.update(grads, state, params, grad=grads, **closures)
+            return (optax.apply_updates(params, updates), state), loss(params)
+
+        params = init_params()
+        carry, losses = jax.lax.scan(body, (params, tx.init(params)), jnp.arange(300))
+        return losses[-1], naqopt.diagnostics(carry[1])["steps_refused"]
+
+    undisturbed, _ = train(-1)
+    for bad in (7, 14):
+        reached, refused = train(bad)
+        assert refused >= 1
+        assert reached < 1.1 * undisturbed
 
 
 @each_searching

@@ -33,9 +33,11 @@ def mnaq(
       \end{cases}
 
     where :math:`L = 100 \lVert y \rVert / \lVert s \rVert` of the pair stored last (1 before the
-    first) and :math:`\delta = 10^{-4}` (:math:`10^{-7}` where :math:`\lVert d \rVert > 1000`). The
-    dense matrix starts from :math:`\gamma = s^\top \varepsilon / y^\top y` of the first pair, or
-    :math:`s^\top y / y^\top y` where that is not positive.
+    first) and :math:`\delta = 10^{-4}` (:math:`10^{-7}` where :math:`\lVert d \rVert > 1000`). A
+    step that vanishes in the rounding of the params is refused, and the pairs are forgotten; one
+    that vanishes while there is no pair is searched for as in `naqopt.naq` (ours: it would be the
+    same for ever). The dense matrix starts from :math:`\gamma = s^\top \varepsilon / y^\top y` of
+    the first pair, or :math:`s^\top y / y^\top y` where that is not positive.
 
     **The params are the look-ahead point** :math:`w + \mu v`; `naqopt.eval_params(state, params)`
     gives :math:`w`.
@@ -82,7 +84,7 @@ def mnaq(
     Costs two gradients a step, the caller's included, and one loss; 2 m + 1 copies of the params
     (21 by default), d + 1 with the dense matrix. Not for mini-batches: take `naqopt.onaq`. Not for
     float32 to high accuracy: explicit steps may be so short that they vanish in the rounding of the
-    params, and the run stands still (of 15 long runs one so at a bad point, none in float64). Under
+    params, and the pairs go with them. Under
     `optax.inject_hyperparams` name `memory_size`, `restart_window`, `history_dtype` and a momentum
     schedule static.
     """

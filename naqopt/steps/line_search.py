@@ -13,7 +13,7 @@ import optax
 
 from naqopt import _tree
 from naqopt._tree import Scalar, Tree
-from naqopt.steps.armijo import ArmijoInfo
+from naqopt.steps.armijo import ArmijoInfo, first_sufficient
 from naqopt.steps.wolfe import WolfeState
 
 
@@ -194,6 +194,10 @@ def explicit() -> StepLength:
     1000) and Lip = 100 ‖y‖/‖s‖ of the pair stored last (1 before the first)::
 
         α = −δ ĝᵀd / (Lip ‖d‖²)
+
+    Where that is so short that ŵ + α d is ŵ in the params' rounding, and no pair tells how long d
+    should be, the step is searched for as other methods search for their first: refused, it would
+    be the same again for ever.
     """
 
     def choose(lipschitz: Scalar, line: Line) -> tuple[Choice, Scalar]:
@@ -204,9 +208,20 @@ def explicit() -> StepLength:
         sufficient = trial <= line.loss_at_point().astype(dtype) + 1e-3 * slope
         delta = jnp.where(squared > 1e6, 1e-7, 1e-4)
         formula = -delta * slope / (lipschitz * jnp.where(squared > 0, squared, 1))
-        one_trial, failed = jnp.ones((), jnp.int32), jnp.zeros((), bool)
         alpha = jnp.where(sufficient & jnp.isfinite(trial), 1, formula).astype(dtype)
-        return Choice(alpha, one_trial, failed), lipschitz
+
+        there = _tree.add(line.point, _tree.scale(alpha, d))
+        vanishes = line.unscaled & (slope < 0) & _tree.is_zero(_tree.subtract(there, line.point))
+        found = first_sufficient(
+            lambda alpha: line.loss(_tree.add(line.point, _tree.scale(alpha, d))).astype(dtype),
+            line.loss_at_point().astype(dtype),
+            slope,
+            jnp.ones((), bool),
+            vanishes,
+        )
+        alpha = jnp.where(vanishes, found.alpha, alpha)
+        failed = vanishes & ~found.sufficient
+        return Choice(alpha, 1 + found.trials, failed), lipschitz
 
     def learn(lipschitz: Scalar, s: Tree, y: Tree, stored: Scalar) -> Scalar:
         squared_s = _tree.squared_norm(s)

@@ -269,7 +269,12 @@ def step_size(state, loss, w_hat, d, slope, method, search):
     if METHODS[method].online:
         return 1.0, True
     if method == "mnaq":
-        return explicit_step(loss, w_hat, d, slope, state.lipschitz), True
+        alpha = explicit_step(loss, w_hat, d, slope, state.lipschitz)
+        moves = np.any(w_hat + alpha * d - w_hat)
+        # What vanishes in rounding would be refused for ever where no pair tells the length of d.
+        if has_pair(state) or moves or not slope < 0.0:
+            return alpha, True
+        return two_way(loss, w_hat, d, slope)
     if search is None:
         search = armijo if has_pair(state) else two_way
     return search(loss, w_hat, d, min(slope, 0.0))  # uphill nothing but a decrease suffices
