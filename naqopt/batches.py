@@ -39,7 +39,8 @@ def full_gradient(
         it once, not anew every epoch.
       params: the point w; for a snapshot `naqopt.eval_params(state, params)`.
       batches: the batches of one epoch; in each of them, any tree of arrays, every leaf has the
-        examples along its first axis. Larger batches than those trained on are faster.
+        examples along its first axis. Larger batches than those trained on are faster. Any
+        iterable, so that `tqdm.tqdm(batches)` shows a bar.
 
     Returns:
       The gradient, a tree like params in at least float32, as `naqopt.snapshot` takes it.
