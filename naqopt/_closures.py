@@ -1,5 +1,6 @@
 """The loss and gradient functions that a caller hands to `update`."""
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def loss(
 
     Raises:
       ValueError: if the function is missing, or (when called) does not return a scalar.
-      TypeError: if it is something else than a function.
+      TypeError: if it is something else than a function, or cannot be called with the params alone.
     """
     if function is None:
         raise ValueError(
@@ -129,6 +130,13 @@ def loss(
         raise TypeError(
             f"naqopt.{optimizer}: `{name}` must be a function of the params, got "
             f"{type(function).__name__}. Example: {_EXAMPLE}."
+        )
+
+    if not _takes_params_alone(function):
+        raise TypeError(
+            f"naqopt.{optimizer}: `{name}` must be a function of the params alone, but it asks for "
+            f"more: {inspect.signature(function)}. Bind the rest, the step's batch above all: "
+            f"`{name}=lambda p: loss_fn(p, batch)`."
         )
 
     def checked(params: Tree) -> jax.Array:
@@ -147,6 +155,17 @@ def loss(
         return jnp.asarray(value)
 
     return checked
+
+
+def _takes_params_alone(function: Callable[..., Any]) -> bool:
+    """Returns whether a function can be called with one argument, as far as can be told."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
 
 
 def gradient(

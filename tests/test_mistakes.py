@@ -1,5 +1,6 @@
 """What a newcomer gets wrong, and the message that names the argument and the remedy."""
 
+import functools
 import math
 
 import jax
@@ -398,6 +399,22 @@ def test_value_fn_is_asked_for_only_where_it_is_needed(
         else:
             with pytest.raises(ValueError, match="`value_fn` is missing"):
                 update(tx, **closures)
+
+
+def test_value_fn_that_asks_for_the_batch():
+    def loss_fn(params, batch):
+        return jnp.sum(params * batch)
+
+    tx, params = naqopt.onaq(), jnp.ones(2)
+    state = tx.init(params)
+    for function in (loss_fn, jax.jit(loss_fn)):
+        with pytest.raises(
+            TypeError, match=r"params alone, but it asks for more: \(params, batch\)"
+        ):
+            tx.update(params, state, params, value_fn=function)
+    bound = functools.partial(loss_fn, batch=jnp.ones(2))
+    for function in (bound, lambda p, batch=1.0: loss_fn(p, batch), lambda *p: jnp.sum(p[0])):
+        tx.update(params, state, params, value_fn=function)  # the remedies
 
 
 @EACH_THAT_NEEDS_THE_LOSS
