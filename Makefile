@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # What one process has compiled, however small, the others read.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test test-full lint bench notebooks docs build smoke-oldest smoke-newest clean
+.PHONY: demo test test-full lint bench notebooks docs build smoke-oldest smoke-newest audit clean
 
 # One stamp per extra, so that each command installs no more than it needs.
 .venv/bin/python:
@@ -69,6 +69,11 @@ smoke-oldest smoke-newest: build
 	  .venv/$@/bin/python -m pip install --quiet --disable-pip-version-check $$made $(PINS) && \
 	  .venv/$@/bin/python -I tests/installed_package.py || exit 1; \
 	done
+
+# The oldest versions that pyproject.toml allows, against published advisories. Fails where there
+# are some, and where no service of advisories could be asked, saying which.
+audit: .venv/.audit
+	$(BIN)/python tests/audit_minima.py
 
 clean:
 	rm -rf .venv .cache demo build dist docs/_build docs/api docs/notebooks docs/results/studies .pytest_cache .mypy_cache .ruff_cache .hypothesis
