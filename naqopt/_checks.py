@@ -13,7 +13,16 @@ import numpy as np
 
 from naqopt._tree import Tree, accumulation_dtype
 
+_KEEP_OUT = "keep it out of the params that are trained"
 SMALLEST = float(np.finfo(np.float32).tiny)  # what does not vanish in float32
+LARGEST = float(np.finfo(np.float32).max)  # what is finite in it
+
+
+def _is_real(value: Any) -> bool:
+    """Returns whether a value is a real number, of Python or an array's."""
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        return any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def number(
@@ -21,7 +30,7 @@ def number(
     name: str,
     value: Any,
     low: float = -math.inf,
-    high: float = math.inf,
+    high: float = LARGEST,
     *,
     low_open: bool = False,
     high_open: bool = False,
@@ -31,10 +40,10 @@ def number(
         raise ValueError(
             f"naqopt.{optimizer}: `{name}` must be a single number, got shape {np.shape(value)}."
         )
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number, np.ndarray)):
-        if isinstance(value, jax.Array):
-            return
+    if not _is_real(value):
         raise TypeError(f"naqopt.{optimizer}: `{name}` must be a number, got {value!r}.")
+    if isinstance(value, jax.Array):
+        return
     left = value > low if low_open else value >= low
     right = value < high if high_open else value <= high
     if not (left and right and math.isfinite(value)):
@@ -87,7 +96,15 @@ def history_dtype(optimizer: str, dtype: Any) -> Any:
     """Returns the dtype as NumPy's, or raises if large gradients would overflow in it."""
     if dtype is None:
         return None
-    result = jnp.dtype(dtype)
+    try:
+        result = None if isinstance(dtype, (np.ndarray, jax.Array)) else jnp.dtype(dtype)
+    except TypeError:
+        result = None
+    if result is None:
+        raise TypeError(
+            f"naqopt.{optimizer}: `history_dtype` must be a dtype such as jnp.bfloat16, got "
+            f"{dtype!r}."
+        )
     if not jnp.issubdtype(result, jnp.floating):
         raise TypeError(
             f"naqopt.{optimizer}: `history_dtype` must be a floating dtype, got {dtype!r}."
@@ -100,6 +117,34 @@ def history_dtype(optimizer: str, dtype: Any) -> Any:
     return result
 
 
+def arrays(optimizer: str, name: str, tree: Tree) -> Tree:
+    """Returns a tree's leaves as arrays, or raises where one is none: a function, a word."""
+
+    def array(path: Any, leaf: Any) -> jax.Array:
+        try:
+            return jnp.asarray(leaf)
+        except (TypeError, ValueError, OverflowError):
+            remedy = _KEEP_OUT if name == "params" else _remedy(name).removeprefix("; ")
+            raise TypeError(
+                f"naqopt.{optimizer}: `{name}{jax.tree_util.keystr(path)}` must be an array, got "
+                f"{type(leaf).__name__}: {remedy}."
+            ) from None
+
+    return jax.tree.map_with_path(array, tree)
+
+
+def gradients(optimizer: str, name: str, tree: Tree) -> Tree:
+    """Returns gradients as arrays, or raises where they are no real floating numbers."""
+    result = arrays(optimizer, name, tree)
+    for path, leaf in jax.tree.leaves_with_path(result):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"naqopt.{optimizer}: `{name}{jax.tree_util.keystr(path)}` has dtype "
+                f"{leaf.dtype.name}, and a gradient is of real floating numbers{_remedy(name)}."
+            )
+    return result
+
+
 def params(optimizer: str, tree: Tree) -> Tree:
     """Returns the params as arrays, or raises if they are missing or not real floating numbers."""
     if tree is None:
@@ -107,20 +152,20 @@ def params(optimizer: str, tree: Tree) -> Tree:
             f"naqopt.{optimizer}: `params` is missing. Pass the current params: "
             "tx.update(grads, state, params, ...)."
         )
-    arrays = jax.tree.map(jnp.asarray, tree)
-    for path, leaf in jax.tree.leaves_with_path(arrays):
+    result = arrays(optimizer, "params", tree)
+    for path, leaf in jax.tree.leaves_with_path(result):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             remedy = (
                 'train {"re": z.real, "im": z.imag} in its place, and join them in the loss: '
                 'z = p["re"] + 1j * p["im"]'
                 if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-                else "keep it out of the params that are trained"
+                else _KEEP_OUT
             )
             raise TypeError(
                 f"naqopt.{optimizer}: `params{jax.tree_util.keystr(path)}` has dtype "
                 f"{leaf.dtype.name}, but only real floating parameters can be trained: {remedy}."
             )
-    return arrays
+    return result
 
 
 def _remedy(name: str) -> str:
@@ -150,13 +195,18 @@ def same_structure(optimizer: str, name: str, tree: Tree, expected: Tree) -> Non
 
 
 def scalar(optimizer: str, value: Any) -> jax.Array:
-    """Returns the value at the params as an array, or raises if it is more than one number."""
+    """Returns the value at the params as an array, or raises unless it is one real number."""
+    leave_out = "leave it out: `value_fn` is evaluated then"
+    what = f"naqopt.{optimizer}: `value` must be the loss at the params, one number, got"
+    # NumPy makes arrays of objects of what is none.
+    if not isinstance(value, (int, float, complex, np.ndarray, np.generic, jax.Array)):
+        raise TypeError(f"{what} {type(value).__name__}. Give the number, or {leave_out}.")
     if jnp.shape(value) != ():
-        raise ValueError(
-            f"naqopt.{optimizer}: `value` must be the loss at the params, one number, got shape "
-            f"{jnp.shape(value)}. Average it, or leave it out: `value_fn` is evaluated then."
-        )
-    return jnp.asarray(value)
+        raise ValueError(f"{what} shape {jnp.shape(value)}. Average it, or {leave_out}.")
+    result = jnp.asarray(value)
+    if jnp.issubdtype(result.dtype, jnp.complexfloating):
+        raise TypeError(f"{what} {result.dtype.name}. Take the real part, or {leave_out}.")
+    return result
 
 
 def gradient_dtypes(optimizer: str, name: str, tree: Tree, params: Tree) -> None:

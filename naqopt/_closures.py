@@ -70,9 +70,10 @@ def arguments(optimizer: str, like: Tree, updates: Tree, params: Tree, grad: Tre
     """Returns the checked arguments; `like` is a tree of the structure that init was given."""
     params = _checks.params(optimizer, params)
     _checks.same_structure(optimizer, "params", params, like)
-    _checks.same_structure(optimizer, "updates", updates, params)
     same = grad is None or same_leaves(grad, updates)  # nothing in front has changed it
-    updates, grad = jax.tree.map(jnp.asarray, (updates, grad))
+    updates = _checks.gradients(optimizer, "updates", updates)
+    _checks.same_structure(optimizer, "updates", updates, params)
+    grad = None if same else _checks.gradients(optimizer, "grad", grad)
     raw = updates if same else pruned(optimizer, "grad", grad, updates)
     norm = _tree.norm(updates)
     taken = jnp.isfinite(norm)  # as is every coordinate, then
@@ -102,7 +103,12 @@ def with_parts(optimizer: str, given: Given, part_grads: Any) -> Given:
         )
     parts = Parts(
         *(
-            pruned(optimizer, f"part_grads[{i}]", jax.tree.map(jnp.asarray, part), given.updates)
+            pruned(
+                optimizer,
+                f"part_grads[{i}]",
+                _checks.gradients(optimizer, f"part_grads[{i}]", part),
+                given.updates,
+            )
             for i, part in enumerate(part_grads)
         )
     )
@@ -152,7 +158,14 @@ def loss(
                 f"`{name}=lambda p: jnp.mean(losses(p))`, or drop the auxiliary output, "
                 f"`{name}=lambda p: loss_fn(p)[0]`."
             )
-        return jnp.asarray(value)
+        result = jnp.asarray(value)
+        if not jnp.issubdtype(result.dtype, jnp.floating):
+            raise TypeError(
+                f"naqopt.{optimizer}: `{name}` must return a real floating number, got "
+                f"{result.dtype.name}. Of a complex one take the real part, "
+                f"`{name}=lambda p: jnp.real(loss_fn(p))`; whole numbers have no gradient."
+            )
+        return result
 
     return checked
 
@@ -177,7 +190,12 @@ def gradient(
     """Returns the gradient at params, by `grad_fn` where the caller gives one."""
     if grad_fn is None:
         return jax.grad(value_fn)(params)
-    result = grad_fn(params)
+    if not callable(grad_fn):
+        raise TypeError(
+            f"naqopt.{optimizer}: `grad_fn` must be a function of the params, such as "
+            f"jax.grad(value_fn), got {type(grad_fn).__name__}."
+        )
+    result = _checks.gradients(optimizer, "grad_fn(params)", grad_fn(params))
     _checks.same_structure(optimizer, "grad_fn(params)", result, params)
     return result
 

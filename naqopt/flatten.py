@@ -169,7 +169,7 @@ def _arguments(layout: Tree, extra_args: dict[str, Any]) -> dict[str, Any]:
     like = shapes(layout)
 
     def trees(name: str, grad: Tree) -> Tree:
-        grad = jax.tree.map(jnp.asarray, grad)
+        grad = _checks.gradients("flatten", name, grad)
         return to_vectors(layout, _closures.pruned("flatten", name, grad, like))
 
     def parts(name: str, grads: Any) -> Any:
@@ -191,7 +191,7 @@ def _arguments(layout: Tree, extra_args: dict[str, Any]) -> dict[str, Any]:
         @functools.wraps(function)
         def of_vectors(vectors: Tree, *args: Any, **kwargs: Any) -> Tree:
             result = function(from_vectors(layout, vectors), *args, **kwargs)
-            result = jax.tree.map(jnp.asarray, result)
+            result = _checks.gradients("flatten", f"{name}(params)", result)
             _checks.same_structure("flatten", f"{name}(params)", result, like)
             return to_vectors(layout, result)
 
@@ -291,8 +291,9 @@ def flatten(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
             params = _checked(params)
             _checks.same_structure("flatten", "params", params, like)
             params = to_vectors(layout, params)
-        _checks.same_structure("flatten", "updates", updates, like)
-        vectors = to_vectors(layout, jax.tree.map(jnp.asarray, updates))
+        arrays = _checks.gradients("flatten", "updates", updates)
+        _checks.same_structure("flatten", "updates", arrays, like)
+        vectors = to_vectors(layout, arrays)
         translated = _arguments(layout, extra_args)
         if _closures.same_leaves(extra_args.get("grad"), updates):
             translated["grad"] = vectors  # the optimizer inside sees that nothing has changed it

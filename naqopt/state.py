@@ -350,7 +350,7 @@ def snapshot(
         )
     _multi_steps.warn_of_closures("snapshot", state, _is_state)
     params = _checks.params("snapshot", params)
-    return _take(state, params, jax.tree.map(jnp.asarray, full_grad))
+    return _take(state, params, _checks.gradients("snapshot", "full_grad", full_grad))
 
 
 def _takes_snapshots(node: Any) -> bool:

@@ -5,6 +5,7 @@ What is refused says which argument it is about.
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import optax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from optimizer_table import types
+from optimizer_table import enable_x64, types
 
 import naqopt
 
@@ -31,17 +32,23 @@ class Layer:
 
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3]), max_size=3).map(tuple)
-LEAVES = st.builds(lambda shape, dtype: (shape, dtype), SHAPES, st.sampled_from(DTYPES)) | st.none()
-TREES = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.lists(inner, max_size=2).map(tuple)
-        | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
-        | st.builds(Layer, inner, inner)
-    ),
-    max_leaves=8,
-)
+
+
+def trees(dtypes):
+    """Trees of shapes and dtypes."""
+    return st.recursive(
+        st.tuples(SHAPES, st.sampled_from(dtypes)) | st.none(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.lists(inner, max_size=2).map(tuple)
+            | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+            | st.builds(Layer, inner, inner)
+        ),
+        max_leaves=8,
+    )
+
+
+TREES = trees(DTYPES)
 RATES = st.floats(0, 1e3) | st.sampled_from([0.0, 1e-30, 1, 1e3])
 
 
@@ -66,7 +73,9 @@ CALLS = {
     naqopt.obfgs: {**MEMORY, **RATE, "normalize": st.booleans()},
     naqopt.onaq: {**MEMORY, **RATE, **MOMENTUM},
     naqopt.omoq: {**MEMORY, **RATE, **MOMENTUM},
+    naqopt.multi_batch_omoq: {**MEMORY, **RATE, **MOMENTUM},
     naqopt.ssbroyden: {},
+    naqopt.ssbfgs: {"store_grad": st.booleans()},
     naqopt.svrg: RATE,
     naqopt.svrg2: {**MEMORY, **RATE},
     naqopt.svr_naq: {**MEMORY, **RATE, **MOMENTUM},
@@ -80,7 +89,7 @@ OPTIMIZERS = st.sampled_from(sorted(CALLS, key=lambda call: call.__name__)).flat
 
 
 def is_leaf(node):
-    return isinstance(node, tuple) and len(node) == 2 and node[1] in DTYPES
+    return isinstance(node, tuple) and len(node) == 2 and node[1] in (*DTYPES, jnp.float64)
 
 
 def params_of(tree):
@@ -104,7 +113,10 @@ def step(tx, params, state):
     value, grads = jax.value_and_grad(loss)(params)
     if hasattr(state, "take_snapshot"):
         state = naqopt.snapshot(state, params, grads)
-    updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+    parts = {"part_grads": (grads, grads, grads)}  # which other optimizers do not look at
+    updates, state = tx.update(
+        grads, state, params, value=value, grad=grads, value_fn=loss, **parts
+    )
     return optax.apply_updates(params, updates), state
 
 
@@ -127,6 +139,15 @@ def test_a_step_gives_what_it_is_given(optimizer, tree, flat):
     call, arguments = optimizer
     tx = call(**arguments)
     traced(naqopt.flatten(tx) if flat else tx, {"all": params_of(tree)})
+
+
+@pytest.mark.slow
+@FUZZ(max_examples=30)
+@given(optimizer=OPTIMIZERS, tree=trees((*DTYPES, jnp.float64)))
+def test_a_step_gives_what_it_is_given_with_64_bits(optimizer, tree):
+    call, arguments = optimizer
+    with enable_x64():
+        traced(call(**arguments), {"all": params_of(tree)})
 
 
 @pytest.mark.slow
@@ -177,13 +198,50 @@ ANYTHING = st.one_of(
 @given(data=st.data(), call=st.sampled_from(sorted(CALLS, key=lambda call: call.__name__)))
 def test_what_is_refused_names_the_argument(data, call):
     """Anything at all for one argument: it works, or the message names the argument."""
-    names = sorted(CALLS[call])
-    if not names:
-        return
-    name = data.draw(st.sampled_from(names))
+    name = data.draw(st.sampled_from(sorted(inspect.signature(call).parameters)))
     value = data.draw(ANYTHING)
     try:
         traced(call(**{name: value}), {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)})
     except (TypeError, ValueError) as error:
         assert f"`{name}`" in str(error)  # noqa: PT017
+        assert str(error).startswith("naqopt")  # noqa: PT017
+
+
+GIVEN = {
+    "bfgs": naqopt.bfgs(memory_size=1, store_grad=True),
+    "mosr1": naqopt.mosr1(memory_size=1),
+    "multi_batch_omoq": naqopt.multi_batch_omoq(memory_size=1),
+    "flatten": naqopt.flatten(naqopt.onaq(memory_size=1)),
+}
+ARGUMENTS = ("updates", "params", "value", "grad", "value_fn", "grad_fn", "part_grads")
+FUNCTIONS = st.sampled_from([jnp.sin, lambda p: p, lambda p: None, lambda p: "1", lambda p: 1])
+TREES_OF_ANYTHING = st.fixed_dictionaries({"w": ANYTHING, "b": ANYTHING | FUNCTIONS})
+
+
+@pytest.mark.slow
+@FUZZ(max_examples=100)
+@given(
+    optimizer=st.sampled_from(sorted(GIVEN)),
+    name=st.sampled_from(ARGUMENTS),
+    value=ANYTHING | FUNCTIONS | TREES_OF_ANYTHING,
+)
+def test_what_update_refuses_it_names(optimizer, name, value):
+    """Anything at all for one argument of the call."""
+    if name in ("value_fn", "grad_fn") and value is jnp.sin:
+        return  # what the caller's own function raises is the caller's
+    params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+
+    def right(p):
+        return jnp.sum(p["w"] ** 2) + jnp.sum((p["b"] - 1) ** 2)
+
+    grads = jax.grad(right)(params)
+    given = {"updates": grads, "params": params, "value": right(params), "grad": grads}
+    given |= {"value_fn": right, "part_grads": (grads, grads, grads), name: value}
+    tx = GIVEN[optimizer]
+    state = tx.init(params)
+    positional = given.pop("updates"), state, given.pop("params")
+    try:
+        jax.eval_shape(lambda: tx.update(*positional, **given))
+    except (TypeError, ValueError) as error:
+        assert f"`{name}" in str(error)  # noqa: PT017
         assert str(error).startswith("naqopt")  # noqa: PT017

@@ -117,7 +117,7 @@ def test_traced_sizes_point_to_static_args(factory):
 
 
 @EACH_WITH_LEARNING_RATE
-@pytest.mark.parametrize("value", [-0.1, float("nan")])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), 1e39])
 def test_learning_rates_out_of_range(factory, value):
     with pytest.raises(
         ValueError, match=r"naqopt\.\w+: `learning_rate` must be a finite number in"
@@ -360,7 +360,60 @@ def test_a_restart_window_out_of_range(factory):
         factory(restart_window=2.5)
 
 
+@EACH_WITH_LEARNING_RATE
+@pytest.mark.parametrize("value", [1j, np.complex64(1), np.array("0.1"), np.array(True)], ids=repr)
+def test_what_is_no_real_number(factory, value):
+    with pytest.raises(TypeError, match=r"naqopt\.\w+: `learning_rate` must be a number, got"):
+        factory(value)
+
+
+@each(WITH_PAIRS)
+@pytest.mark.parametrize("value", ["bf16", 16, (), np.zeros(2)], ids=repr)
+def test_what_is_no_dtype(factory, value):
+    with pytest.raises(TypeError, match=r"`history_dtype` must be a dtype such as jnp\.bfloat16"):
+        factory(history_dtype=value)
+
+
+def test_an_array_for_a_word():
+    with pytest.raises(ValueError, match="`solver` must be"):
+        naqopt.sr1n(solver=np.zeros(2))
+    with pytest.raises(ValueError, match="`update` must be one of"):
+        naqopt.bfgs(memory_size=None, update=np.zeros(2))
+
+
 # The call of `update`.
+
+
+@EVERY
+@pytest.mark.parametrize("leaf", [jnp.tanh, "tanh", object()], ids=["function", "word", "object"])
+def test_leaves_that_are_no_arrays(factory, leaf):
+    """An activation function in an Equinox module, say."""
+    tx = small(factory)
+    made = tx, naqopt.flatten(tx)
+    for one in made:
+        with pytest.raises(TypeError, match=r"`params\['f'\]` must be an array.*: keep it out of"):
+            one.init({**PARAMS, "f": leaf})
+        for name in ("updates", "grad"):
+            given = {"updates": PARAMS, "grad": PARAMS, name: {**PARAMS, "b": leaf}}
+            message = rf"`{name}(\['b'\])?` .*pass what jax.grad"
+            with pytest.raises((TypeError, ValueError), match=message):
+                one.update(
+                    given["updates"], one.init(PARAMS), PARAMS, grad=given["grad"], value_fn=loss
+                )
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_gradients_that_are_no_real_floating_numbers(factory, dtype):
+    tx = small(factory)
+    bad = jax.tree.map(lambda x: x.astype(dtype), PARAMS)
+    for one in (tx, naqopt.flatten(tx)):
+        state = one.init(PARAMS)
+        for name in ("updates", "grad"):
+            given = {"updates": PARAMS, "grad": PARAMS, name: bad}
+            message = rf"naqopt\.\w+: `{name}\['b'\]` has dtype {dtype}, and a gradient is of real"
+            with pytest.raises(TypeError, match=message):
+                one.update(given["updates"], state, PARAMS, grad=given["grad"], value_fn=loss)
 
 
 @EACH_THAT_NEEDS_THE_LOSS

@@ -173,6 +173,10 @@ MISTAKES = {
     "pairs of ints": of_a_number(
         "bfgs", "history_dtype", jnp.int32, jnp.float32, "must be a floating dtype"
     ),
+    "a wrong name of a dtype": of_a_number(
+        "bfgs", "history_dtype", "bf16", jnp.bfloat16, r"must be a dtype such as jnp\.bfloat16"
+    ),
+    "a complex rate": of_a_number("onaq", "learning_rate", 0.1j, 0.1, "must be a number"),
     "a dtype of pairs beside a matrix": Mistake(
         lambda: bfgs(memory_size=None, history_dtype=jnp.bfloat16),
         "leave one of the two out",
@@ -308,6 +312,44 @@ MISTAKES = {
         lambda: update(onaq(), value_fn=loss, grad=PARAMS["w"]),
         r"pass what jax\.grad of the loss by these params returns",
         lambda: trains(onaq(0.1)),
+    ),
+    "a function among the params": Mistake(
+        lambda: onaq().init({**PARAMS, "f": jnp.tanh}),
+        r"`params\['f'\]` must be an array, got .*: keep it out of the params that are trained",
+        lambda: trains(onaq(0.1)),
+    ),
+    "a gradient of integers": Mistake(
+        lambda: update(onaq(), grads={"w": jnp.ones(3, int), "b": jnp.array(1)}, value_fn=loss),
+        r"`updates\['b'\]` has dtype int32, and .*; pass what jax\.grad of the loss by",
+        lambda: trains(onaq(0.1)),
+    ),
+    "a function for the gradient": Mistake(
+        lambda: update(onaq(), value_fn=loss, grad=jax.grad(loss)),
+        "`grad` must be an array, got function: pass what jax.grad of the loss by these params ret",
+        lambda: trains(onaq(0.1)),
+    ),
+    "a gradient for its function": Mistake(
+        lambda: update(onaq(), value_fn=loss, grad_fn=jax.grad(loss)(PARAMS)),
+        r"`grad_fn` must be a function of the params, such as jax\.grad\(value_fn\), got dict",
+        lambda: trains(onaq(0.1), grad_fn=jax.grad(loss)),
+    ),
+    "a complex loss": Mistake(
+        lambda: update(onaq(), value_fn=lambda p: loss(p) + 0j),
+        r"got complex64\. .* take the real part, `value_fn=lambda p: jnp\.real\(loss_fn\(p\)\)`",
+        lambda: trains(onaq(0.1), value_fn=lambda p: jnp.real(loss(p) + 0j)),
+    ),
+    "a complex value": Mistake(
+        lambda: update(bfgs(), value=loss(PARAMS) + 0j, value_fn=loss),
+        r"got complex64\. Take the real part, or leave it out",
+        lambda: (
+            trains(bfgs(), value=jnp.real(loss(PARAMS) + 0j), steps=1),
+            trains(bfgs(), value=None),
+        ),
+    ),
+    "a function for the value": Mistake(
+        lambda: update(bfgs(), value=loss, value_fn=loss),
+        r"one number, got function\. Give the number, or leave it out",
+        lambda: (trains(bfgs(), value=loss(PARAMS), steps=1), trains(bfgs(), value=None)),
     ),
     # Wrappers.
     "sizes under inject_hyperparams": Mistake(

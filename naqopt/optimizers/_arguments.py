@@ -53,7 +53,7 @@ def curvature_of(
     if min_curvature is not None:
         _checks.number(optimizer, "min_curvature", min_curvature, low=0)
     _check_initial_scale(optimizer, initial_scale)
-    if update not in UPDATES:
+    if not isinstance(update, str) or update not in UPDATES:
         raise ValueError(
             f"naqopt.{optimizer}: `update` must be one of {', '.join(UPDATES)}, got {update!r}."
         )

@@ -196,7 +196,7 @@ def _method(
     check_momentum(optimizer, momentum)
     _check_region(optimizer, initial_scale, initial_radius, radius_rule)
     _checks.flag(optimizer, "convergence_term", convergence_term)
-    if solver not in ("cg", "exact"):
+    if not isinstance(solver, str) or solver not in ("cg", "exact"):
         raise ValueError(f'naqopt.{optimizer}: `solver` must be "cg" or "exact", got {solver!r}.')
     memory_size, history_dtype = check_memory(optimizer, memory_size, history_dtype)
     if memory_size is None:
