@@ -91,6 +91,21 @@ def test_state_size_of_svrg():
     assert "2 copies of the params" in naqopt.svrg.__doc__
 
 
+@pytest.mark.parametrize("memory_size", [3, None], ids=["limited", "dense"])
+@pytest.mark.parametrize("factory", [naqopt.bfgs, naqopt.omoq, naqopt.svr_naq, naqopt.sr1n])
+def test_frozen_leaves_take_no_memory(factory, memory_size):
+    """Under `optax.partition`, as with the params that are trained alone."""
+    params = {
+        "body": jnp.zeros((40, 5)),
+        "head": {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3)},
+    }
+    tx = factory(memory_size=memory_size)
+    labels = {"body": "freeze", "head": "train"}
+    frozen = optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
+    states = [jax.eval_shape(tx.init, params["head"]), jax.eval_shape(frozen.init, params)]
+    assert elements(states[0]) == elements(states[1]) > 0
+
+
 def test_bfloat16_history_halves_the_rings():
     params = {"a": jnp.zeros((40, 5))}
     full = jax.eval_shape(naqopt.asnaq().init, params)
