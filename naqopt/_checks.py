@@ -14,6 +14,10 @@ import numpy as np
 from naqopt._tree import Tree, accumulation_dtype
 
 _KEEP_OUT = "keep it out of the params that are trained"
+_KEEP_ARRAYS = (
+    f"{_KEEP_OUT}, of an Equinox model by eqx.filter(model, eqx.is_inexact_array), and put the "
+    "model together in the loss"
+)
 SMALLEST = float(np.finfo(np.float32).tiny)  # what does not vanish in float32
 LARGEST = float(np.finfo(np.float32).max)  # what is finite in it
 
@@ -124,7 +128,7 @@ def arrays(optimizer: str, name: str, tree: Tree) -> Tree:
         try:
             return jnp.asarray(leaf)
         except (TypeError, ValueError, OverflowError):
-            remedy = _KEEP_OUT if name == "params" else _remedy(name).removeprefix("; ")
+            remedy = _KEEP_ARRAYS if name == "params" else _remedy(name).removeprefix("; ")
             raise TypeError(
                 f"naqopt.{optimizer}: `{name}{jax.tree_util.keystr(path)}` must be an array, got "
                 f"{type(leaf).__name__}: {remedy}."

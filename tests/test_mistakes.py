@@ -454,6 +454,14 @@ def test_value_fn_is_asked_for_only_where_it_is_needed(
                 update(tx, **closures)
 
 
+def test_params_that_are_no_arrays():
+    """As of an Equinox model, which has its activation beside its weights."""
+    tx, params = naqopt.onaq(), {"w": jnp.ones(2), "activation": jnp.tanh}
+    with pytest.raises(TypeError, match=r"`params\['activation'\]` must be .*eqx\.filter\("):
+        tx.init(params)
+    tx.init(params | {"activation": None})  # as eqx.filter leaves it
+
+
 def test_value_fn_that_asks_for_the_batch():
     def loss_fn(params, batch):
         return jnp.sum(params * batch)
