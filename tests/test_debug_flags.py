@@ -5,6 +5,9 @@ number on the way, also at those that are not chosen in the end. `jax_debug_infs
 compiled functions return; a search has infinite numbers within, which stand for no loss.
 """
 
+import contextlib
+import gc
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -57,10 +60,28 @@ def test_the_flags_find_what_is_there():
         take_step(tx, params, state, (jnp.nan * inputs, targets))
 
 
+@contextlib.contextmanager
+def checking_leaks():
+    """`jax.checking_leaks`, which collects garbage after each trace, of new objects alone."""
+    gc.collect()
+    gc.freeze()
+    try:
+        with jax.checking_leaks():
+            yield
+    finally:
+        gc.unfreeze()
+
+
+def test_a_leak_is_found():
+    leaked = []
+    with checking_leaks(), pytest.raises(Exception, match="Leaked"):
+        jax.eval_shape(lambda x: leaked.append(x + 1), jnp.ones(()))
+
+
 @EACH_ROW
 def test_no_tracer_leaks(row):
     tx, params = transformation(row), init_params()
-    with jax.checking_leaks():
+    with checking_leaks():
         state = jax.eval_shape(tx.init, params)
         step = lambda p, s, b: take_step(tx, p, s, b)[:2]  # noqa: E731
         after_step = jax.eval_shape(step, params, state, batch(0))
