@@ -1,6 +1,7 @@
 """What has to be set before JAX is imported, and the fixtures that several test files share."""
 
 import gc
+import importlib.metadata
 import itertools
 import os
 import pathlib
@@ -16,11 +17,14 @@ if "NAQOPT_QUICK_COMPILATION" in os.environ:
     # finite gradients); with SSE4.2 it makes none for float16, see the marker `default_compiler`.
     # Nor is a module split among threads: each of two processes has one core.
     _FLAGS |= {
-        "xla_cpu_use_fusion_emitters": "false",
         "xla_backend_optimization_level": 0,
         "xla_cpu_max_isa": "SSE4_2",
         "xla_cpu_parallel_codegen_split_count": 1,
     }
+    # XLA ends the process at a flag that it does not know: that of jaxlib 0.12 has not this one.
+    _JAXLIB = tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2])
+    if _JAXLIB < (0, 11):
+        _FLAGS["xla_cpu_use_fusion_emitters"] = "false"
 _GIVEN = os.environ.get("XLA_FLAGS", "")
 _ADDED = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN]
 os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_ADDED]).strip()
