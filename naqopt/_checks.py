@@ -124,7 +124,9 @@ def history_dtype(optimizer: str, dtype: Any) -> Any:
 def arrays(optimizer: str, name: str, tree: Tree) -> Tree:
     """Returns a tree's leaves as arrays, or raises where one is none: a function, a word."""
 
-    def array(path: Any, leaf: Any) -> jax.Array:
+    def array(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf  # of shapes alone Optax's `init` makes a state too
         try:
             return jnp.asarray(leaf)
         except (TypeError, ValueError, OverflowError):

@@ -98,7 +98,16 @@ def init_memory(settings: Settings, params: Tree) -> Memory:
 
 
 def first_anchor(params: Tree) -> Tree:
-    """Returns what stands for w_o before the first cycle has ended: a copy of the params."""
+    """Returns what stands for w_o before the first cycle has ended: a copy of the params.
+
+    Raises:
+      TypeError: for shapes without values.
+    """
+    if any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params)):
+        raise TypeError(
+            "naqopt.adaqn, naqopt.asnaq: init keeps a copy of the params, which shapes alone do "
+            "not give; take jax.eval_shape(tx.init, params)."
+        )
     return jax.tree.map(lambda z, p: z + p.astype(z.dtype), _tree.zeros(params), params)
 
 
