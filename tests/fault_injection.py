@@ -47,7 +47,13 @@ _BATCHES = 8
 # How long: until the undisturbed run has come to rest. The search of L-SR1, with H0 = I, and the
 # term ξ of mNAQ make that late, and what a false pair leaves in a dense matrix. Steps of a constant
 # length never rest: the median of the last third of the losses is compared.
-_STEPS = {"mnaq": 192, "multi_batch_omoq_dense": 288, "lsr1_search": 480, "mosr1": 144}
+_STEPS = {
+    "mnaq": 192,
+    "multi_batch_omoq": 240,
+    "multi_batch_omoq_dense": 432,
+    "lsr1_search": 480,
+    "mosr1": 240,
+}
 _STEPS_ON_ALL, _STEPS_ON_BATCHES = 72, 144
 
 # As they are called by default: the table's sizes and terms are chosen to meet every branch.

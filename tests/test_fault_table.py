@@ -1,12 +1,11 @@
 """No run is lost to a fault, whatever it is and wherever: see `fault_injection`, which trains them.
 
 What is not finite is noticed, or is not looked at. What is finite and false, a method can only take
-for true: a loss of 0 or 1e30, a gradient of 0. It recovers from that too, but for a few runs that
-take longer than they are given: of 64 or 32 with such a fault two of L-SR1 by a line search, whose
-H0 is I, one of MoSR1, where a rejected step leaves no pair, and one of multi-batch oMoQ, which a
-false pair leaves 11 to 14 % above the undisturbed one. aSNAQ's steps have a constant length, so
-that its undisturbed runs differ: what is 10 % above the largest of those with one step left out
-counts as not recovered (of 480 runs 469 end 10 % above the undisturbed one itself or lower).
+for true: a loss of 0 or 1e30, a gradient of 0. It recovers from that too, but for two in 64 runs
+with such a fault of L-SR1 by a line search, whose H0 is I: where −H g leads uphill it goes along
+−g, a long way. aSNAQ's steps have a constant length, so that its undisturbed runs differ: what is
+10 % above the largest of those with one step left out counts as not recovered (of 480 runs 469 end
+10 % above the undisturbed one itself or lower).
 """
 
 import re
@@ -42,7 +41,8 @@ def test_no_run_is_lost_and_all_recover(row):
     for kind, (runs, _, _, recovered) in summary(row).items():
         assert runs >= 32
         if kind != "denormal":  # which is of no other effect than 0
-            every = on_all_data(row) and kind not in FINITE_FAULTS
+            slow = row.name == "lsr1_search" and kind in FINITE_FAULTS
+            every = on_all_data(row) and not slow
             assert recovered >= (1.0 if every else 0.95) * runs, kind
 
 
