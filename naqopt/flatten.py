@@ -155,8 +155,10 @@ def _checked(params: Tree) -> Tree:
     return params
 
 
-def _is_sharded(x: jax.Array) -> bool:
+def _is_sharded(x: Any) -> bool:
     """Returns whether an array is spread over devices, as far as can be seen while tracing."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x.sharding is not None and not x.sharding.is_fully_replicated
     # An explicit mesh shows in the type, and be it of one device: it would want to be told how each
     # array's shape and the vector's go together.
     if any(axis is not None for axis in jax.typeof(x).sharding.spec):
@@ -277,7 +279,11 @@ def flatten(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
     def init(params: optax.Params) -> FlattenState:
         params = _checked(params)
         layout = _layout(params)
-        return FlattenState(inner.init(to_vectors(layout, params)), layout)
+        vectors = functools.partial(to_vectors, layout)
+        # Of shapes alone Optax's `init` makes a state too.
+        has_shapes = any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params))
+        held = jax.eval_shape(vectors, params) if has_shapes else vectors(params)
+        return FlattenState(inner.init(held), layout)
 
     def update(
         updates: optax.Updates,

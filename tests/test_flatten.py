@@ -37,6 +37,15 @@ def flattened(row):
     return naqopt.flatten(transformation(row))
 
 
+def test_a_state_is_made_of_shapes_alone():
+    """As Optax's own optimizers make one."""
+    params = init_params()
+    tx = naqopt.flatten(naqopt.onaq())
+    state = tx.init(jax.eval_shape(lambda: params))
+    assert jax.tree.structure(state) == jax.tree.structure(tx.init(params))
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
+
+
 # The same training.
 
 
