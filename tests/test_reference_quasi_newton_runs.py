@@ -90,7 +90,7 @@ def test_what_happens_in_the_runs(name):
     else:
         sizes = zip(states[1:], rates, strict=True)
         shortened = sum(0.0 < state.alpha < rate for state, rate in sizes)
-        assert shortened >= (1 if name == "mnaq_dense" else 2)
+        assert shortened >= (1 if name in ("mnaq_dense", "bfgs_dense") else 2)
     if run.clip_norm is not None:
         norms = [np.linalg.norm(at_step(k)[1](state.params)) for k, state in enumerate(states)]
         assert sum(norm > run.clip_norm for norm in norms) >= 10
@@ -173,7 +173,8 @@ def test_the_product_is_that_of_the_stored_pairs(name):
     ratios = [(s @ y) / (y @ y) for s, y in zip(s_list, y_list, strict=True)]
     size = run.settings["memory_size"]
     if size is None:
-        gamma = ratios[0]
+        gamma = run.settings.get("initial_scale", "first_pair")
+        gamma = ratios[0] if gamma == "first_pair" else gamma
         if run.method == "mnaq":
             gamma = (s_list[0] @ eps_list[0]) / (y_list[0] @ y_list[0])
             assert 0.0 < gamma < ratios[0]
@@ -187,7 +188,7 @@ def test_the_product_is_that_of_the_stored_pairs(name):
     np.testing.assert_allclose(product, expected, rtol=0, atol=1e-7 * scale)
 
 
-@pytest.mark.parametrize("name", ["bfgs_dense", "naq_dense", "onaq_dense", "omoq_dense"])
+@pytest.mark.parametrize("name", ["bfgs_first_pair", "naq_dense", "onaq_dense", "omoq_dense"])
 def test_dense_is_limited_where_gamma_is_that_of_the_first_pair(name):
     run = RUNS[name]
     states = trajectory(run, 15)

@@ -220,13 +220,12 @@ def refused(state, **changes):
 def test_skipped_steps(name, bad):
     state, _, grad, take = at_fault(name)
     before = copy.deepcopy(state)
+    once = replace(state, skipped=1, skipped_in_a_row=1)
     for clipping in (None, np.ones_like):
-        assert_states_equal(
-            take(grad=lambda x: bad + grad(x), clip=clipping), replace(state, skipped=1)
-        )
-    assert_states_equal(take(clip=lambda g: bad + g), replace(state, skipped=1))
+        assert_states_equal(take(grad=lambda x: bad + grad(x), clip=clipping), once)
+    assert_states_equal(take(clip=lambda g: bad + g), once)
     assert_states_equal(
-        take(replace(state, skipped=4), clip=lambda g: bad + g), replace(state, skipped=5)
+        take(replace(state, skipped=4), clip=lambda g: bad + g), replace(once, skipped=5)
     )
     assert_states_equal(state, before)
 

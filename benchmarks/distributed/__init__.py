@@ -58,7 +58,10 @@ def run(out: Path, quick: bool) -> Path:
         "one process, 2 devices, from the checkpoint of the two",
         [Task("resumed", devices=2, resume="two", **common)],
     )
-    found = {name: np.load(folder / f"{name}.npz") for name in ("one", "two", "resumed")}
+    found = {}
+    for name in ("one", "two", "resumed"):
+        with np.load(folder / f"{name}.npz") as arrays:
+            found[name] = dict(arrays)
     entries = {optimizer: _compared(found, optimizer, steps // 2) for optimizer in OPTIMIZERS}
     path = folder / "distributed.json"
     content = {"schema": records.SCHEMA, "title": _TITLE, "steps": steps, "quick": quick}
@@ -115,7 +118,7 @@ def _remove(path: Path) -> None:
 def _numbers(found: Any, optimizer: str, kind: str) -> list[np.ndarray]:
     """Returns the arrays of one kind that a run has written."""
     prefix = f"{optimizer}/{kind}/"
-    count = sum(name.startswith(prefix) for name in found.files)
+    count = sum(name.startswith(prefix) for name in found)
     return [found[f"{prefix}{i}"] for i in range(count)]
 
 
