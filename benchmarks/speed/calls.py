@@ -136,9 +136,9 @@ SGD = Call("optax.sgd", functools.partial(optax.sgd, 0.1), 1)
 LBFGS = Call("optax.lbfgs", optax.lbfgs, 1)
 
 
-def chosen(names: Sequence[str], among: Mapping[str, Call] = CALLS) -> dict[str, Call]:
+def chosen(names: Sequence[str]) -> dict[str, Call]:
     """Returns the calls of these names, in the order of the table; all of them for no name."""
-    return {name: call for name, call in among.items() if not names or name in names}
+    return {name: call for name, call in CALLS.items() if not names or name in names}
 
 
 def flat(call: Call) -> Call:
