@@ -28,11 +28,11 @@ class Section:
 SECTIONS: Mapping[str, Section] = {
     "compile": Section(
         "Compile time over arrays",
-        "Tracing, lowering and compiling one donated training step, the caller's gradient "
-        "included, without any cache, of square tanh layers 32 wide (a weight and a bias each; a "
-        "single array is a weight alone) on batches of 16. HLO instructions are those of the "
-        "optimized program and exact. Flattened calls get one vector in place of the arrays. "
-        "Where it takes seconds there is one timed round.",
+        "Processor time of tracing, lowering and compiling one donated training step, the "
+        "caller's gradient included, without any cache, of square tanh layers 32 wide (a weight "
+        "and a bias each; a single array is a weight alone) on batches of 16. HLO instructions are "
+        "those of the optimized program and exact. Flattened calls get one vector in place of the "
+        "arrays. Where it takes seconds there is one timed round.",
         "ratio",
         compiling.by_arrays,
     ),

@@ -73,7 +73,12 @@ def copy(tree: Any) -> Any:
 
 
 def interleaved(
-    turns: Turns, rounds: int, *, warm_up: bool = True, label: str | None = None
+    turns: Turns,
+    rounds: int,
+    *,
+    warm_up: bool = True,
+    label: str | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
     """Lets functions take turns, and times each turn.
 
@@ -82,6 +87,7 @@ def interleaved(
       rounds: how many turns of each are timed.
       warm_up: whether another round comes first that is not timed.
       label: what a progress bar is called, if there is to be one.
+      clock: what tells the seconds.
 
     Returns:
       By the functions' names, the seconds of each round.
@@ -92,9 +98,9 @@ def interleaved(
         for round_ in range(-warm_up, rounds):
             for name, turn in turns.items():
                 getattr(turn, "prepare", lambda: None)()
-                started = time.perf_counter()
+                started = clock()
                 jax.block_until_ready(turn())
-                seconds = time.perf_counter() - started
+                seconds = clock() - started
                 if round_ >= 0:
                     times[name].append(seconds)
                 if bar is not None:
