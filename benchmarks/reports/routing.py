@@ -61,7 +61,7 @@ def paragraphs(
         "episodes each. Of a run its best episode counts: most nets, and of as many the highest "
         f"reward. Wire length: edges by net, vias too; A*'s is {statistics.mean(lengths):.1f} in "
         "the mean, and it routes all nets. *Beside A\\**: the mean difference on the netlists that "
-        "the method has routed whole. Seconds are without compiling."
+        "the method has routed whole. Seconds are the processor's, without compiling."
     )
     slides = (
         "The slides' own table, of 15 netlists of theirs with 50 two-pin nets, for orientation; "

@@ -58,7 +58,7 @@ class Router:
         )
 
     def run(self, task: Task, rate: float, report: Callable[[int], Any] = lambda done: None) -> Any:
-        """Returns what the episodes came to, and the seconds without compiling.
+        """Returns what the episodes came to, and the processor's seconds without compiling.
 
         Args:
           task: the netlist.
@@ -71,13 +71,13 @@ class Router:
         rate = jnp.float32(rate)
         # No episode: compiles, the first time.
         learner = jax.block_until_ready(self.advance(rate, task.netlist, learner, 0))
-        started, done = time.perf_counter(), 0
+        started, done = time.process_time(), 0
         while done < self.episodes:
             chunk = min(CHUNK, self.episodes - done)
             done += chunk
             learner = jax.block_until_ready(self.advance(rate, task.netlist, learner, done))
             report(chunk)
-        return learner, time.perf_counter() - started
+        return learner, time.process_time() - started
 
 
 def told(learner: learning.Learner, seconds: float, with_wires: bool = False) -> dict[str, Any]:
