@@ -298,13 +298,13 @@ def test_initial_radius_out_of_range(factory, radius):
     [
         ("initial_radius", 2.0),
         ("initial_radius", None),
-        ("initial_scale", 1.0),
         ("radius_rule", naqopt.RadiusRule(grow=3.0)),
     ],
 )
 def test_what_a_line_search_has_not(name, value):
     with pytest.raises(ValueError, match=rf"`{name}` is that of the trust region.*one of"):
         naqopt.lsr1(**{name: value}, linesearch=naqopt.armijo())
+    naqopt.lsr1(initial_scale=2.0, linesearch=naqopt.armijo())  # which both have
 
 
 @pytest.mark.parametrize("factory", [naqopt.lsr1, naqopt.sr1n, naqopt.mosr1])

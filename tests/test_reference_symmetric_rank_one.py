@@ -59,8 +59,7 @@ def away(method, **settings):
     states = walk(method, 30, start=0.3 * START, radius=0.2, **settings)[5:]
     if method in ("sr1n", "mosr1"):
         return next(s for s in states if s.since_rejection >= 2 and np.linalg.norm(s.v) > 0.01)
-    matrix = inverse_hessian if method == "lsr1_search" else hessian
-    return next(state for state in states if np.linalg.eigvalsh(matrix(state))[0] < 0.0)
+    return next(state for state in states if np.linalg.eigvalsh(hessian(state))[0] < 0.0)
 
 
 @pytest.mark.parametrize("size", [0.05, 1.0])
@@ -311,16 +310,21 @@ def test_step_with_momentum(method, term, solver, memory_size, momentum):
                 np.testing.assert_allclose(new.waiting, [s, r_hat], rtol=1e-12)
 
 
-def test_step_of_the_line_search():
-    state = away("lsr1_search")
-    w, r = state.w, grad(state.w)
-    s, r_before = state.waiting
+def search_direction(state):
+    """−H r with the pair that waits, or −H0 r where that leads uphill, and whether it does."""
+    (s, r_before), r = state.waiting, grad(state.w)
     ready = with_pair(state, s, r - r_before, 3, inverse=True)
     H = inverse_hessian(ready)
-    for gain in (1.0, -1.0):  # −1 reaches the other side of an indefinite H
-        g = gain * r
-        d = -H @ g if g @ H @ g > 0.0 else -g
-        assert np.any(d != -g) or gain * (r @ H @ r) < 0.0
+    return (-H @ r, False) if r @ H @ r > 0.0 else (-r / ready.gamma, True)
+
+
+@pytest.mark.parametrize("uphill", [False, True])
+def test_step_of_the_line_search(uphill):
+    states = walk("lsr1_search", 30, start=0.1 * START)[5:]
+    state = next(state for state in states if search_direction(state)[1] == uphill)
+    w, r = state.w, grad(state.w)
+    along, _ = search_direction(state)
+    for gain in (1.0, -1.0):  # of the wrong sign, as a clipped gradient can be
         for trial in (0, 3, 13):
             calls = []
 
@@ -333,13 +337,12 @@ def test_step_of_the_line_search():
             size = 0.5 * 0.5**trial
             assert (new.alpha, len(calls)) == (size, trial + 2)
             assert (new.lambda_prev, new.searches_failed) == (size, 0)
-            np.testing.assert_allclose(new.w, w + size * d, rtol=1e-12)
-            np.testing.assert_allclose(new.waiting[0], size * d, rtol=1e-8)
+            np.testing.assert_allclose(new.w, w + size * gain * along, rtol=1e-12)
+            np.testing.assert_allclose(new.waiting[0], size * gain * along, rtol=1e-8)
             np.testing.assert_array_equal(new.waiting[1], r)
     assert one(replace(state, lambda_prev=0.75), method="lsr1_search").alpha in 0.5 ** np.arange(9)
-    d = -H @ r if r @ H @ r > 0.0 else -r
     for share, passes in ((1.01, True), (0.99, False)):  # of η times the slope with r, not with r/2
-        value = share * 1e-3 * 0.5 * 0.5 * (r @ d)
+        value = share * 1e-3 * 0.5 * 0.5 * (r @ along)
         values = iter([0.0, value] + [1e9] * 13)
         state = replace(state, lambda_prev=0.25)
         new = one(state, lambda x, v=values: next(v), method="lsr1_search", clip=lambda g: 0.5 * g)
@@ -355,6 +358,21 @@ def test_step_of_the_line_search():
     falling = iter(range(0, -1000, -10))
     lost = one(far, lambda x: float(next(falling)), lambda x: START, method="lsr1_search")
     assert (lost.searches_failed, lost.refused_steps) == (0, 1)  # the step vanishes
+
+
+def test_the_first_matrix_of_the_line_search():
+    """Without a pair −H0 g has length 1, with one H0 is I/γ of the pairs; or what is given."""
+    r = grad(START)
+    for scale, d in ((None, -r / np.linalg.norm(r)), (1.0, -r), (5.0, -r / 5.0)):
+        options = {"method": "lsr1_search", "initial_scale": scale}
+        first = init(START, "lsr1_search", 1.0, scale)
+        new = one(first, lambda x: -np.linalg.norm(x - START), **options)
+        np.testing.assert_allclose(new.w - START, d, rtol=1e-12)
+        then = one(new, **options)
+        expected = 0.5 * d @ (grad(new.w) - r) / (d @ d) if scale is None else scale
+        assert (then.stored, then.gamma) == (1, pytest.approx(expected, rel=1e-12))
+    still = one(init(START, "lsr1_search"), method="lsr1_search", clip=np.zeros_like)
+    np.testing.assert_array_equal(still.w, START)
 
 
 # Relations.

@@ -30,11 +30,11 @@ def test_compact_form_is_the_updates_one_after_the_other(count, gamma):
     np.testing.assert_allclose(B, expected, rtol=0, atol=1e-10 * np.max(np.abs(expected)))
     if count:
         np.testing.assert_allclose(B @ S[-1], Y[-1], rtol=0, atol=1e-10 * np.max(np.abs(B)))
-    if gamma == 1.0:  # self-duality: H with H0 = I is the inverse of that B
-        H = compact(list(Y), list(S), 1.0, 7)
-        np.testing.assert_allclose(H @ B, np.eye(7), rtol=0, atol=1e-9)
-        inverse = np.linalg.inv(expected)
-        np.testing.assert_allclose(H, inverse, rtol=0, atol=1e-9 * np.max(np.abs(inverse)))
+    # Self-duality: H with H0 = I/γ is the inverse of that B.
+    H = compact(list(Y), list(S), 1.0 / gamma, 7)
+    np.testing.assert_allclose(H @ B, np.eye(7), rtol=0, atol=1e-8)
+    inverse = np.linalg.inv(expected)
+    np.testing.assert_allclose(H, inverse, rtol=0, atol=1e-9 * np.max(np.abs(inverse)))
 
 
 EMPTY = init(np.zeros(2), "sr1n")
@@ -47,10 +47,11 @@ E1, E2 = np.eye(2)
 def test_the_two_tests_of_a_pair(memory, scale, factor):
     """Just inside and just outside the bounds, against B = I or H = I."""
     state = replace(EMPTY, B=np.eye(2)) if memory == "dense" else EMPTY
-    size = None if memory == "dense" else 3
+    size, inverse = None if memory == "dense" else 3, memory == "inverse"
 
     def stored(s, y):
-        new = with_pair(state, scale * s, scale * y, size, memory == "inverse")
+        fixed = 1.0 if inverse else None  # or else H0 is that of the first pair itself
+        new = with_pair(state, scale * s, scale * y, size, inverse, fixed)
         assert new.stored + new.refused == 1
         return new.stored
 
@@ -98,7 +99,6 @@ def test_gamma():
     for unit in (1e-9, 1e9):  # within no bounds
         assert with_pair(EMPTY, E1, unit * (E1 + E2), 3).gamma == pytest.approx(0.5 * unit)
         assert with_pair(EMPTY, unit * E1, E1 + E2, 3).gamma == pytest.approx(0.5 / unit)
-    assert with_pair(EMPTY, E1, 2.0 * E1 + E2, 3, inverse=True).gamma == 1.0
     for excess, refused in ((1e-7, 1), (1e-2, 0)):  # negligible is what is near γs
         assert with_pair(replace(EMPTY, gamma=3.0), E1, (3.0 + excess) * E1, 3).refused == refused
         assert with_pair(replace(EMPTY, gamma=3.0), E1, (1.0 + excess) * E1, 3).refused == 0
@@ -111,6 +111,27 @@ def test_gamma_is_that_of_the_largest_curvature_in_memory():
         assert (len(two.s_list), two.gamma) == (2, pytest.approx(gamma))
         three = with_pair(two, E1, 2.0 * E1 - E2, 2)  # the first one goes
         assert (len(three.s_list), three.gamma) == (2, pytest.approx(max(along, 2.0) / 2.0))
+
+
+def test_gamma_of_the_inverse():
+    """Of the mean; and the first pair is tested with its own, ‖y‖/‖s‖ of a negative one."""
+    for unit in (1e-9, 1.0, 1e9):
+        for y, gamma in (
+            (3.0 * E1 + 4.0 * E2, 1.5),
+            (E1, 0.5),
+            (4.0 * E2 - 3.0 * E1, 5.0),
+            (E2, 1.0),
+        ):
+            new = with_pair(EMPTY, 5.0 * E1, unit * 5.0 * y, 3, inverse=True)
+            assert (new.stored, new.gamma) == (1, pytest.approx(unit * gamma))
+            np.testing.assert_allclose(inverse_hessian(new) @ y, E1 / unit, atol=1e-9 / unit)
+            for along, then in ((8.0, 4.0 if y[0] <= 0.0 else gamma / 2.0 + 2.0), (-8.0, gamma)):
+                two = with_pair(new, E1 + E2, unit * along * (E1 + E2), 3, inverse=True)
+                assert (len(two.s_list), two.gamma) == (2, pytest.approx(unit * then))
+    bad = with_pair(replace(EMPTY, gamma=3.0), E1, E1 + np.inf, 3, inverse=True)
+    assert (bad.refused, bad.gamma) == (1, 3.0)
+    fixed = with_pair(EMPTY, E1, 3.0 * E1 + E2, 3, inverse=True, initial_scale=1.0)
+    assert (fixed.stored, fixed.gamma) == (1, 1.0)
 
 
 def test_gamma_of_the_dense_matrix():
@@ -158,5 +179,5 @@ def test_the_oldest_pairs_go_while_the_small_matrix_is_singular():
     assert len(with_pair(replace(old, y_list=[-e1, e1, -e3]), e4, y, 5).s_list) == 4
     for excess, kept in ((1e-14, 1), (1e-10, 2)):  # measured by yᵀy, here 4, below 4e4
         old = replace(EMPTY, s_list=[E1], y_list=[(1.0 + excess) * E1])
-        assert len(with_pair(old, E2, -2.0 * E2, 3, inverse=True).s_list) == kept
-    assert len(with_pair(old, E2, -200.0 * E2, 3, inverse=True).s_list) == 1
+        assert len(with_pair(old, E2, -2.0 * E2, 3, True, 1.0).s_list) == kept
+    assert len(with_pair(old, E2, -200.0 * E2, 3, True, 1.0).s_list) == 1

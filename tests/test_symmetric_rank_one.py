@@ -268,6 +268,20 @@ def test_along_a_line_an_uphill_direction_is_replaced_by_the_gradient(x64):
     assert losses[-1] == pytest.approx(-1.0, abs=1e-9)
 
 
+@pytest.mark.parametrize(("scale", "along"), [(None, 1 / 20), (1.0, 1), (4.0, 1 / 4)])
+def test_along_a_line_the_first_matrix_is_of_the_scale_or_of_the_gradient(scale, along):
+    """−g/γ, on a loss that ends its search at once; γ is ‖g‖ = 20 where none is given."""
+    tx = naqopt.lsr1(linesearch=naqopt.armijo(), initial_scale=scale)
+    start, slope = jnp.array([3.0, 4.0]), jnp.array([12.0, 16.0])
+
+    def loss(x):
+        far = jnp.linalg.norm(x - start) > 1.5 * 20 * along
+        return slope @ (x - start) + jnp.where(far, jnp.inf, 0)
+
+    _, (end, _) = run(tx, loss, start, 1)
+    np.testing.assert_allclose(end - start, -along * slope, rtol=1e-6)
+
+
 def test_the_defaults():
     assert naqopt.lsr1().init(jnp.zeros(2)).curvature.ss.shape == (5, 5)
     for factory in (naqopt.sr1n, naqopt.mosr1):

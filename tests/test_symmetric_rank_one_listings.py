@@ -103,7 +103,7 @@ def as_reference(run, params, state):
         s_list=s_list,
         y_list=y_list,
         B=matrix,
-        gamma=1.0 if search else gamma,
+        gamma=gamma,
         radius=0.0 if search else float(state.radius),
         since_rejection=0 if search else int(state.since_rejection),
         waiting=(flat(pending.s), flat(pending.extrapolated)) if waits else None,

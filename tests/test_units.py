@@ -35,10 +35,12 @@ SEARCHING = {
     "naq": (naqopt.naq, {"momentum": 0.5, "convergence_term": False}),
     "naq_dense": (naqopt.naq, {"momentum": 0.5, "convergence_term": False, "memory_size": None}),
     "moq": (naqopt.moq, {"momentum": 0.5}),
+    "lsr1_search": (naqopt.lsr1, {"linesearch": naqopt.armijo()}),
 }
 STEPPING = {
     "lsr1": (naqopt.lsr1, {"initial_radius": 1.0}),
     "lsr1_scaled": (naqopt.lsr1, {"initial_radius": 1.0, "initial_scale": 50.0}),
+    "lsr1_search_scaled": (naqopt.lsr1, {"linesearch": naqopt.armijo(), "initial_scale": 50.0}),
     "sr1n": (naqopt.sr1n, {"initial_radius": 1.0}),
     "sr1n_exact": (naqopt.sr1n, {"initial_radius": 1.0, "solver": "exact"}),
     "sr1n_dense": (naqopt.sr1n, {"initial_radius": 1.0, "memory_size": None}),
@@ -49,9 +51,8 @@ STEPPING = {
     "svrg": (naqopt.svrg, {"learning_rate": 1e-4}),
 }
 # By argument: powers of the loss's unit and of the params' unit. What is not here and has units all
-# the same are constants of formulas: ω of ξ (`convergence_term`, mNAQ), mNAQ's Lip and δ, the
-# Fisher products of adaQN and aSNAQ, which take the place of a Hessian without having its units,
-# and H0 = I of L-SR1 by line search.
+# the same are constants of formulas: ω of ξ (`convergence_term`, mNAQ), mNAQ's Lip and δ, and the
+# Fisher products of adaQN and aSNAQ, which take the place of a Hessian without having its units.
 IN_UNITS = {
     "initial_radius": (0, 1),  # Δ_0
     "initial_scale": (1, -2),  # γ
@@ -61,7 +62,7 @@ RATES = {"svrg": (-1, 2)}  # a normalised direction has the params' units, a gra
 
 
 # The others differ from one of these in a part that has no constants.
-QUICK = ("bfgs", "moq", "lsr1", "sr1n", "mosr1", "onaq", "svrg")
+QUICK = ("bfgs", "moq", "lsr1", "lsr1_search", "sr1n", "mosr1", "onaq", "svrg")
 
 
 def each(names):
@@ -143,6 +144,7 @@ HYPERBOLA = {
     "naq": naqopt.naq(),
     "moq": naqopt.moq(),
     "lsr1": naqopt.lsr1(),
+    "lsr1_search": naqopt.lsr1(linesearch=naqopt.armijo()),
     "sr1n": naqopt.sr1n(),
     "mosr1": naqopt.mosr1(),
 }

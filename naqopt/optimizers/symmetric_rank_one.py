@@ -46,13 +46,14 @@ def lsr1(
     :math:`\epsilon\, |E|`.
 
     With a `linesearch` in place of the trust region, the step is along :math:`-H g` with the
-    inverse :math:`H` of the same pairs from :math:`H_0 = I`, or along :math:`-g` where that leads
-    uphill.
+    inverse :math:`H` of the same pairs from :math:`H_0 = I/\gamma`, or along :math:`-H_0 g` where
+    that leads uphill. There :math:`\gamma` is half the mean of the positive numbers :math:`s^\top y
+    / s^\top s`, and :math:`\lVert g \rVert` before the first pair.
 
     Args:
       memory_size: m ≥ 1, curvature pairs kept (default: the paper's).
-      initial_scale: γ > 0 of B_0; None for the rule above (default: ours, by measuring; the paper
-        leaves γ to its user).
+      initial_scale: γ > 0 of B_0 and H_0; None for the rules above (default: ours, by measuring;
+        the paper leaves γ to its user, and 1 is its typical choice with a `linesearch`).
       initial_radius: Δ_0 in [1e-10, 1e10], in the params' units (default: SR1-N's); None for the
         norm of the first gradient, the paper's, which is tiny beside a saddle point, and so long
         on steep losses that the first step ends on a plateau.
@@ -116,7 +117,6 @@ def lsr1(
     _check_region("lsr1", initial_scale, initial_radius, radius_rule)
     if linesearch is not None:
         given = {
-            "initial_scale": initial_scale is not None,
             "initial_radius": initial_radius != 1.0,
             "radius_rule": radius_rule != RadiusRule(),
         }
@@ -142,14 +142,14 @@ def lsr1(
     return quasi_newton.transformation(
         Method(
             optimizer="lsr1",
-            curvature=sr1.inverse_memory(memory_size, history_dtype),
+            curvature=sr1.inverse_memory(memory_size, history_dtype, initial_scale),
             two_gradients=False,
             step_length=step_length_of("lsr1", None, linesearch),
             learning_rate=None,
             momentum=None,
             difference=plain_difference,
             normalize=False,
-            scale_first=False,
+            scale_first=initial_scale is None,
             store_grad=store_grad,
         )
     )

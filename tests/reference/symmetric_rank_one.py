@@ -55,7 +55,7 @@ class SymmetricRankOneState:
       s_list: steps of the stored pairs, scaled to norm 1, oldest first; empty if dense.
       y_list: gradient differences of the stored pairs, scaled alike, oldest first.
       B: the dense matrix, `None` while it has seen no pair.
-      gamma: γ of B0 = γI; 1 for the line search.
+      gamma: γ of B0 = γI and of H0 = I/γ.
       radius: Δ; 0 before a first gradient has set it, and for the line search.
       since_rejection: c, the steps of SR1-N and MoSR1 since the last rejected or refused one.
       waiting: (s, raw gradient) of a pair that waits for its second gradient, or `None`.
@@ -105,7 +105,7 @@ def init(w, method, initial_radius=1.0, initial_scale=None):
       w: the first iterate.
       method: one of `METHODS`.
       initial_radius: Δ_0; `None` takes the norm of the first gradient that is not 0.
-      initial_scale: γ where it is fixed; `None` starts from 1.
+      initial_scale: γ where it is fixed; `None` starts from 1, which no step is made with.
     """
     search = method == "lsr1_search"
     w = np.array(w, dtype=np.float64)
@@ -117,7 +117,7 @@ def init(w, method, initial_radius=1.0, initial_scale=None):
         s_list=[],
         y_list=[],
         B=None,
-        gamma=1.0 if search or initial_scale is None else initial_scale,
+        gamma=1.0 if initial_scale is None else initial_scale,
         radius=0.0 if search or initial_radius is None else initial_radius,
         since_rejection=0,
         waiting=None,
@@ -297,13 +297,16 @@ def search_step(state, loss, r, g, settings):
     w = state.w
     if state.waiting is not None:
         s, r_before = state.waiting
-        state = with_pair(state, s, r - r_before, settings.memory_size, inverse=True)
+        fixed = settings.initial_scale
+        state = with_pair(state, s, r - r_before, settings.memory_size, True, fixed)
         state = replace(state, waiting=None)
-    product = inverse_hessian(state) @ g
+    begins = replace(state, radius=1.0)  # without a pair H0 g has length 1
+    begins = begun(begins, g, settings.initial_scale) if np.any(g) else begins
+    product = inverse_hessian(begins) @ g
     if not is_finite(product):
         d = -normalized(g)
     elif g @ product <= 0.0:  # H may be indefinite
-        d = -g
+        d = -g / begins.gamma  # −H0 g
     else:
         d = -product  # S 4, 7
     start = min(1.0, 2.0 * state.lambda_prev)

@@ -2,7 +2,7 @@
 
 A memory is limited, pairs from which the matrix is formed anew, or dense, a matrix that is
 updated. Of a pair (s, y), scaled to ‖s‖ = 1, B is updated by B⁺ = B + rrᵀ/(rᵀs) with r = y − Bs;
-the inverse H comes from the same formulas with s and y exchanged.
+the inverse H comes from the same formulas with s and y exchanged and 1/γ in place of γ.
 """
 
 from dataclasses import replace
@@ -51,8 +51,8 @@ def hessian(state):
 
 
 def inverse_hessian(state):
-    """H of a state of the line search: the dual formula with H0 = I."""
-    return compact(state.y_list, state.s_list, 1.0, state.w.size)
+    """H of a state of the line search: the dual formula with H0 = I/γ."""
+    return compact(state.y_list, state.s_list, 1.0 / state.gamma, state.w.size)
 
 
 def scale(s_list, y_list, last):
@@ -61,11 +61,24 @@ def scale(s_list, y_list, last):
     return float(INITIAL_FACTOR * max(curvatures)) if curvatures else last
 
 
+def mean_scale(s_list, y_list, last):
+    """γ of a line search: ½ of the mean of sᵀy/sᵀs over the same pairs."""
+    curvatures = [(s @ y) / (s @ s) for s, y in zip(s_list, y_list, strict=True) if s @ y > 0.0]
+    return float(INITIAL_FACTOR * np.mean(curvatures)) if curvatures else last
+
+
 def begun(state, g, initial_scale):
     """The state with which a step is made: without a pair γ = ‖ĝ‖/Δ leads to the boundary."""
     if state.s_list or state.B is not None or initial_scale is not None:
         return state
     return replace(state, gamma=norm(g) / state.radius)
+
+
+def first_scale(state, s, y, initial_scale):
+    """γ with which a line search tests a pair: the first one's own, ‖y‖/‖s‖ where sᵀy ≤ 0."""
+    if state.s_list or initial_scale is not None or not np.any(y):
+        return state.gamma
+    return scale([s], [y], norm(y) / norm(s))
 
 
 def differs(a, b):
@@ -89,7 +102,7 @@ def with_pair(state, s, y, memory_size, inverse=False, initial_scale=None):
       s: the step.
       y: the gradient difference, ξs included.
       memory_size: m, the pairs kept; `None` is the dense matrix.
-      inverse: whether the pairs are tested and dropped for H with H0 = I instead of B.
+      inverse: whether the pairs are tested and dropped for H with H0 = I/γ instead of B.
       initial_scale: γ where it is fixed, which is then that of the state; `None` follows the pairs.
     """
     refused = replace(state, refused=state.refused + 1)
@@ -101,18 +114,20 @@ def with_pair(state, s, y, memory_size, inverse=False, initial_scale=None):
         return refused
     if memory_size is None:
         return with_dense_pair(state, s, y, refused, initial_scale)
+    gamma = state.gamma
     if inverse:
-        passes = is_update(inverse_hessian(state), y, s) and differs(s, y)
+        gamma = first_scale(state, s, y, initial_scale)
+        H = inverse_hessian(replace(state, gamma=gamma))
+        passes = is_update(H, y, s) and differs(s, y / gamma)
     else:
-        passes = is_update(hessian(state), s, y) and differs(y, state.gamma * s)
+        passes = is_update(hessian(state), s, y) and differs(y, gamma * s)
     if not passes:
         return refused
     s_list, y_list = push(state.s_list, s, memory_size), push(state.y_list, y, memory_size)
-    gamma = state.gamma
-    if not inverse and initial_scale is None:
-        gamma = scale(s_list, y_list, gamma)
+    if initial_scale is None:
+        gamma = (mean_scale if inverse else scale)(s_list, y_list, gamma)
     while s_list and (
-        is_singular(y_list, s_list, 1.0) if inverse else is_singular(s_list, y_list, gamma)
+        is_singular(y_list, s_list, 1.0 / gamma) if inverse else is_singular(s_list, y_list, gamma)
     ):
         s_list, y_list = s_list[1:], y_list[1:]
     return replace(state, s_list=s_list, y_list=y_list, gamma=gamma, stored=state.stored + 1)

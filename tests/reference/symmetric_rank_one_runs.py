@@ -70,7 +70,7 @@ def _momentum(method, seed, memory_size=3, momentum=_NESTEROV, solver="cg", **op
 
 # In the runs called refused the first pair, and no other, is refused, as its sᵀr is 0 up to
 # rounding: the first radius ends where sᵀ∇E is 0, so that sᵀy = ‖g‖Δ = γsᵀs; for the line search
-# the loss is scaled so that yᵀ(s − y) = 0.
+# with H0 = I the loss is scaled so that yᵀ(s − y) = 0.
 RUNS = {
     "lsr1_two": _lsr1(2, 2),
     "lsr1_five": _lsr1(9, 5),
@@ -79,8 +79,9 @@ RUNS = {
     "lsr1_scale": _lsr1(1, 3, initial_scale=0.1),
     "lsr1_radius": _lsr1(1, 3, initial_radius=None),
     "search": _search(2),
-    "search_clipped": _search(1, clip_norm=0.3),
-    "search_refused": _search(10, loss_scale=1.5163343589629898),
+    "search_clipped": _search(6, clip_norm=0.3),
+    "search_refused": _search(10, loss_scale=1.5163343589629898, initial_scale=1.0),
+    "search_scale": _search(1, initial_scale=0.3),
     "sr1n": _momentum("sr1n", 4),
     "sr1n_exact": _momentum("sr1n", 0, solver="exact"),
     "sr1n_dense": _momentum("sr1n", 113, None),
