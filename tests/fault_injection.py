@@ -44,14 +44,13 @@ _ARRAY = "weight"
 # When: at each of the first steps. The others are to recover in.
 FAULT_STEPS = 16
 _BATCHES = 8
-# How long: until the undisturbed run has come to rest. The search of L-SR1, with H0 = I, and the
-# term ξ of mNAQ make that late, and what a false pair leaves in a dense matrix. Steps of a constant
-# length never rest: the median of the last third of the losses is compared.
+# How long: until the undisturbed run has come to rest. The term ξ of mNAQ makes that late, and what
+# a false pair leaves in a dense matrix. Steps of a constant length never rest: the median of the
+# last third of the losses is compared.
 _STEPS = {
     "mnaq": 192,
     "multi_batch_omoq": 240,
     "multi_batch_omoq_dense": 432,
-    "lsr1_search": 480,
     "mosr1": 240,
 }
 _STEPS_ON_ALL, _STEPS_ON_BATCHES = 72, 144

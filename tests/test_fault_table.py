@@ -1,11 +1,11 @@
 """No run is lost to a fault, whatever it is and wherever: see `fault_injection`, which trains them.
 
 What is not finite is noticed, or is not looked at. What is finite and false, a method can only take
-for true: a loss of 0 or 1e30, a gradient of 0. It recovers from that too, but for two in 64 runs
-with such a fault of L-SR1 by a line search, whose H0 is I: where −H g leads uphill it goes along
-−g, a long way; and one of MoSR1, where rounding decides. aSNAQ's steps have a constant length, so
-that its undisturbed runs differ: what is 10 % above the largest of those with one step left out
-counts as not recovered (of 480 runs 469 end 10 % above the undisturbed one itself or lower).
+for true: a loss of 0 or 1e30, a gradient of 0. It recovers from that too, but for one run of MoSR1,
+with a gradient of 0 on the first step, where rounding decides. aSNAQ's steps have a constant
+length, so that its undisturbed runs differ: what is 10 % above the largest of those with one step
+left out counts as not recovered (of 480 runs 469 end 10 % above the undisturbed one itself or
+lower).
 """
 
 import re
