@@ -87,7 +87,7 @@ def test_starts(problem):
     [
         # Two gradients a step, one of them kept for the next.
         ("lsr1", 4, 5, 0),
-        ("lsr1-armijo", 13, 13, 14),  # a trial failed
+        ("lsr1-armijo", 7, 7, 13),  # the first step is lengthened
         ("sr1n", 4, 8, 0),
         ("mosr1", 9, 9, 18),
         ("bfgs", 21, 21, 33),

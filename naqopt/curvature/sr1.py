@@ -322,7 +322,8 @@ def _gamma(memory: RankOne, inverse: bool) -> Scalar:
     curvatures = jnp.where(positive, sy / jnp.where(ss > 0, ss, 1), 0)
     chosen = jnp.max(curvatures)
     if inverse:
-        chosen = jnp.sum(curvatures) / jnp.maximum(jnp.sum(positive), 1)
+        count = jnp.sum(positive.astype(curvatures.dtype))
+        chosen = jnp.sum(curvatures) / jnp.maximum(count, 1)
     return jnp.where(chosen > 0, INITIAL_FACTOR * chosen, memory.gamma)
 
 
