@@ -29,7 +29,7 @@ _GIVEN = os.environ.get("XLA_FLAGS", "")
 _ADDED = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN]
 os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_ADDED]).strip()
 
-# NumPy's BLAS has a thread for each core, which wait for each other where every process has but one.
+# NumPy's BLAS starts a thread for each core, and of two processes each has one core.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A second run, or another process of this one, finds what was compiled in the cache.

@@ -69,6 +69,7 @@ class Clock:
         self.now = 0.0
 
     def __call__(self):
+        """Tells the time."""
         return self.now
 
     def work(self, *seconds):
