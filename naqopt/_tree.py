@@ -1,8 +1,7 @@
-"""Linear algebra on pytrees of parameters and on histories of them.
+"""Linear algebra on pytrees of parameters; `_history` has that on histories of them.
 
-A *history* is a tree whose leaves carry one extra leading axis: row i of every leaf together is the
-i-th stored tree. Products contract whole leaves without flattening them, so that sharded parameters
-stay where they are, and accumulate in at least float32.
+Products contract whole leaves without flattening them, so that sharded parameters stay where they
+are, and accumulate in at least float32.
 """
 
 import functools
@@ -51,67 +50,13 @@ def zeros(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=accumulation_dtype(x.dtype)), tree)
 
 
-def empty_history(tree: Tree, length: int, dtype: Any = None) -> Tree:
-    """Returns a history of `length` zero rows, each leaf sharded as the tree's leaf is."""
-
-    def rows(x: jax.Array) -> jax.Array:
-        row = jnp.zeros_like(x, dtype=dtype or accumulation_dtype(x.dtype))
-        return jnp.broadcast_to(row, (length, *row.shape))
-
-    return jax.tree.map(rows, tree)
-
-
-def _replicated(ndim: int, *operands: jax.Array) -> NamedSharding | None:
+def replicated(ndim: int, *operands: jax.Array) -> NamedSharding | None:
     """The sharding of a sum over sharded axes, which an explicit mesh wants to be told."""
     for operand in operands:
         mesh = jax.typeof(operand).sharding.mesh
         if AxisType.Explicit in mesh.axis_types:
             return NamedSharding(mesh, PartitionSpec(*[None] * ndim))
     return None
-
-
-# Up to how many numbers a product with a leaf's history is left to what compiles fastest. On a CPU
-# a matrix-vector product takes 8 to 14 ms to compile, for every shape and place anew.
-_SMALL_HISTORY = 2**18
-# Up to how many terms a sum over the history of a larger leaf is written out.
-_MOST_TERMS = 16
-
-
-def _contract(rows: jax.Array, x: jax.Array) -> jax.Array:
-    """Contracts all axes of x with the last axes of the rows of a history."""
-    dtype = accumulation_dtype(rows.dtype, x.dtype)
-    rows, x = rows.astype(dtype), x.astype(dtype)
-    if rows.size <= _SMALL_HISTORY:
-        return jnp.sum(rows * x[None], tuple(range(1, rows.ndim)))
-    axes = (tuple(range(1, rows.ndim)), tuple(range(x.ndim)))
-    return lax.dot_general(
-        rows,
-        x,
-        dimension_numbers=(axes, ((), ())),
-        # The default would multiply float32 numbers in bfloat16 on a TPU.
-        precision=lax.Precision.HIGHEST,
-        out_sharding=_replicated(1, rows, x),
-    )
-
-
-def _combine(coefficients: jax.Array, halves: jax.Array, rows: jax.Array) -> jax.Array:
-    """Returns Σ_i coefficients_i rows_i of a leaf; `halves` are the coefficients in two rows.
-
-    Written out, the sum fuses with what surrounds it and reads the history once, where a product
-    takes up to half as long again on a CPU; but it takes m times as long to compile. In a small
-    leaf it is a product with a matrix of two rows, which on a CPU is not compiled but called.
-    """
-    dtype = accumulation_dtype(rows.dtype)
-    rows, m = rows.astype(dtype), len(rows)
-    if rows.size > _SMALL_HISTORY and m <= _MOST_TERMS:
-        c = coefficients.astype(dtype)
-        return sum([c[i] * rows[i] for i in range(1, m)], c[0] * rows[0])
-    left = coefficients if rows.size > _SMALL_HISTORY else halves
-    contracted = (((left.ndim - 1,), (0,)), ((), ()))
-    product = lax.dot_general(
-        left.astype(dtype), rows, dimension_numbers=contracted, precision=lax.Precision.HIGHEST
-    )
-    return product if product.ndim < rows.ndim else product[0] + product[1]
 
 
 @jax.custom_jvp
@@ -168,7 +113,7 @@ def _max_each(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]) -> tuple[jax.A
     return tuple(lax.max(a, b) for a, b in zip(x, y, strict=True))
 
 
-def _total(columns: list[list[jax.Array]]) -> tuple[jax.Array, ...]:
+def total(columns: list[list[jax.Array]]) -> tuple[jax.Array, ...]:
     """Sums over the leaves: a list of numbers (or rows) for each leaf to one of their sums."""
     sums = [sum(column[1:], column[0]) for column in zip(*columns, strict=True)]
     return together(*sums) if len(columns) > 2 else tuple(sums)
@@ -185,7 +130,7 @@ def _sums(products: list[jax.Array]) -> list[Scalar]:
     """
     axes = tuple(range(products[0].ndim))
     dtypes = {x.dtype for x in products}
-    explicit = _replicated(0, *products) is not None
+    explicit = replicated(0, *products) is not None
     if len(products) == 1 or len(dtypes) > 1 or products[0].size > _ONE_LOOP or explicit:
         return [jnp.sum(x, axes) for x in products]
     zeros = tuple(np.zeros((), x.dtype) for x in products)
@@ -205,7 +150,7 @@ def dots(*pairs: tuple[Tree, Tree]) -> tuple[Scalar, ...]:
 
     products = [jax.tree.leaves(jax.tree.map(product, a, b)) for a, b in pairs]
     sums = [_sums(list(leaf)) for leaf in zip(*products, strict=True)]
-    return _total(sums) if sums else tuple(jnp.zeros((), jnp.float32) for _ in pairs)
+    return total(sums) if sums else tuple(jnp.zeros((), jnp.float32) for _ in pairs)
 
 
 def dot(a: Tree, b: Tree) -> Scalar:
@@ -221,7 +166,7 @@ def squared_norm(tree: Tree) -> Scalar:
 def _none(conditions: Tree) -> Scalar:
     """Returns whether a condition holds for no coordinate of a tree."""
     counts = [[jnp.sum(x.astype(jnp.float32))] for x in jax.tree.leaves(conditions)]
-    return _total(counts)[0] == 0 if counts else jnp.ones((), bool)
+    return total(counts)[0] == 0 if counts else jnp.ones((), bool)
 
 
 def is_finite(tree: Tree) -> Scalar:
@@ -253,91 +198,14 @@ def norm(tree: Tree) -> Scalar:
     return jnp.where(jnp.isfinite(squared), jnp.sqrt(squared), enlarged)
 
 
-def history_dot(history: Tree, tree: Tree) -> jax.Array:
-    """Returns the vector of row_iᵀ tree, one number a row: one pass over the history."""
-    pairs = zip(jax.tree.leaves(history), jax.tree.leaves(tree), strict=True)
-    products = [[_contract(rows, x)] for rows, x in pairs]
-    return _total(products)[0] if products else jnp.zeros((0,), jnp.float32)
-
-
-def history_dots(history: Tree, a: Tree, b: Tree) -> tuple[jax.Array, jax.Array]:
-    """Returns what `history_dot` does of two trees, in one pass over the history."""
-
-    def contract(rows: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-        if rows.size <= _SMALL_HISTORY:
-            return jnp.stack([_contract(rows, x), _contract(rows, y)], -1)
-        axes = (tuple(range(1, rows.ndim)), tuple(range(x.ndim)))
-        # Two columns behind: two rows in front take twice as long on a CPU.
-        return lax.dot_general(
-            rows,
-            jnp.stack([x, y], -1).astype(rows.dtype),
-            dimension_numbers=(axes, ((), ())),
-            precision=lax.Precision.HIGHEST,
-            out_sharding=_replicated(2, rows, x),
-        )
-
-    leaves = zip(*map(jax.tree.leaves, (history, a, b)), strict=True)
-    products = _total([[contract(*leaf)] for leaf in leaves])[0]
-    return products[:, 0], products[:, 1]
-
-
-def history_sum(coefficients: jax.Array, history: Tree) -> Tree:
-    """Returns Σ_i coefficients_i row_i."""
-    first = np.arange(len(coefficients)) < len(coefficients) // 2
-    halves = jnp.stack([jnp.where(first, coefficients, 0), jnp.where(first, 0, coefficients)])
-    return jax.tree.map(functools.partial(_combine, coefficients, halves), history)
-
-
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns a b, of small matrices; `a @ b` multiplies float32 in bfloat16 on a TPU."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def ages(next_slot: Scalar, slots: int) -> jax.Array:
-    """Returns by slot of a ring how many rows are newer than its own.
-
-    Read the other way round, it gives the slots from the newest row to the oldest.
-    """
-    behind = next_slot - 1 - np.arange(slots, dtype=np.int32)
-    return jnp.where(behind < 0, behind + slots, behind)
-
-
-def advance(next_slot: Scalar, moved: Scalar, slots: int) -> Scalar:
-    """Returns the slot after the next one of a ring where `moved`, and the next one elsewhere."""
-    after = next_slot + moved.astype(jnp.int32)
-    return jnp.where(after == slots, 0, after)
-
-
 def diagonal(matrix: jax.Array) -> jax.Array:
     """Returns the diagonal of a small matrix; `jnp.diagonal` would gather it."""
     return jnp.sum(jnp.where(np.eye(len(matrix), dtype=bool), matrix, 0), 1)
-
-
-def set_row(history: Tree, index: Scalar, row: Tree, accept: Scalar) -> Tree:
-    """Writes one row, in the history's dtype, where `accept` holds.
-
-    A refused row is sent past the end and dropped there. A `where` over the history would copy it,
-    and one over the slot takes a copy of the params more.
-    """
-
-    def write(rows: jax.Array, new: jax.Array) -> jax.Array:
-        slot = lax.select(accept, index, jnp.full_like(index, len(rows)))
-        return lax.scatter(
-            rows,
-            slot[None],
-            cast_to(rows.dtype, new),
-            lax.ScatterDimensionNumbers(tuple(range(new.ndim)), (0,), (0,)),
-            indices_are_sorted=True,
-            unique_indices=True,
-            mode=lax.GatherScatterMode.FILL_OR_DROP,
-        )
-
-    return jax.tree.map(write, history, row)
-
-
-def row_like(history: Tree) -> Tree:
-    """Returns the shapes and dtypes of one row of a history."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), history)
 
 
 def ravel(tree: Tree) -> jax.Array:
@@ -360,7 +228,7 @@ def unravel(vector: jax.Array, like: Tree) -> Tree:
 
 def replicate(x: jax.Array) -> jax.Array:
     """Returns x the same on every device, where an explicit mesh wants to be told."""
-    sharding = _replicated(x.ndim, x)
+    sharding = replicated(x.ndim, x)
     return x if sharding is None else jax.sharding.reshard(x, sharding)
 
 
@@ -368,7 +236,7 @@ def shard_like(like: jax.Array, x: jax.Array) -> jax.Array:
     """Returns x sharded as another array of its shape, where an explicit mesh wants to be told."""
     return (
         x
-        if _replicated(x.ndim, like) is None
+        if replicated(x.ndim, like) is None
         else jax.sharding.reshard(x, jax.typeof(like).sharding)
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from naqopt import _tree
+from naqopt import _history, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import pairs
 from naqopt.curvature.dense import Dense
@@ -38,13 +38,11 @@ class InverseHessian(NamedTuple):
             vector = to_vectors(layout, vector)
         vector = _tree.widen(vector)
         if self.middle is None:
-            product = _tree.history_sum(_tree.ravel(vector), self.rows)
+            product = _history.combine(_tree.ravel(vector), self.rows)
         else:
             assert self.scale is not None
-            inner = _tree.matmul(self.middle, _tree.history_dot(self.rows, vector))
-            product = _tree.add(
-                _tree.scale(self.scale, vector), _tree.history_sum(inner, self.rows)
-            )
+            inner = _tree.matmul(self.middle, _history.dot(self.rows, vector))
+            product = _tree.add(_tree.scale(self.scale, vector), _history.combine(inner, self.rows))
         return self._outside(product)
 
     def diagonal(self) -> Tree:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from naqopt import _tree
+from naqopt import _history, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature, broyden
 from naqopt.curvature.pairs import is_curved
@@ -47,12 +47,12 @@ def init(optimizer: str, params: Tree) -> Dense:
             f"naqopt.{optimizer}: `memory_size=None` keeps a dense matrix of {d:,} × {d:,} numbers,"
             " which is more than 4 GiB. Keep curvature pairs instead: `memory_size=10`."
         )
-    return Dense(_tree.empty_history(params, d, dtype), jnp.zeros((), jnp.int32))
+    return Dense(_history.empty(params, d, dtype), jnp.zeros((), jnp.int32))
 
 
 def multiply(dense: Any, vector: Tree) -> Tree:
     """Returns the matrix times a vector."""
-    return _tree.unravel(_tree.history_dot(dense.matrix, vector), vector)
+    return _tree.unravel(_history.dot(dense.matrix, vector), vector)
 
 
 def _identity(matrix: Tree) -> Tree:
@@ -209,9 +209,9 @@ def _update(
     first = dense.size == 0
     hg = None
     if g is None:
-        hy = _tree.history_dot(dense.matrix, of_y)
+        hy = _history.dot(dense.matrix, of_y)
     else:
-        hy, hg = _tree.history_dots(dense.matrix, of_y, of_g)
+        hy, hg = _history.dots(dense.matrix, of_y, of_g)
         g = _tree.ravel(of_g).astype(dtype)
         hg = _tree.where(first, gamma * g, hg)
     hy = _tree.where(first, gamma * y, hy)

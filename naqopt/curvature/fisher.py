@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from naqopt import _tree
+from naqopt import _history, _tree
 from naqopt._tree import Scalar, Tree
 
 
@@ -32,7 +32,7 @@ class Fisher(NamedTuple):
 def init(params: Tree, fisher_size: int, dtype: Any = None) -> Fisher:
     """Returns a ring for `fisher_size` gradients of the shapes of params, empty."""
     return Fisher(
-        gradients=_tree.empty_history(params, fisher_size, dtype),
+        gradients=_history.empty(params, fisher_size, dtype),
         size=jnp.zeros((), jnp.int32),
         next=jnp.zeros((), jnp.int32),
     )
@@ -45,9 +45,9 @@ def push(fisher: Fisher, gradient: Tree, fisher_size: int, accept: Scalar) -> Fi
     """
     moved = accept.astype(jnp.int32)
     return Fisher(
-        gradients=_tree.set_row(fisher.gradients, fisher.next, gradient, accept),
+        gradients=_history.set_row(fisher.gradients, fisher.next, gradient, accept),
         size=jnp.minimum(fisher.size + moved, fisher_size),
-        next=_tree.advance(fisher.next, accept, fisher_size),
+        next=_history.advance(fisher.next, accept, fisher_size),
     )
 
 
@@ -86,8 +86,8 @@ def product(fisher: Fisher, s: Tree, block_size: int | None = None) -> Tree:
 
         fresh = take(slots) >= block * block_size
         f = jax.tree.map(take, fisher.gradients)
-        c = _tree.history_dot(f, s) * jnp.where(fresh, take(weights), 0)  # F s / |F|
-        return _tree.add(_tree.history_sum(c, f), total), None  # + Fᵀ c
+        c = _history.dot(f, s) * jnp.where(fresh, take(weights), 0)  # F s / |F|
+        return _tree.add(_history.combine(c, f), total), None  # + Fᵀ c
 
     blocks = jnp.arange(-(-length // block_size), dtype=jnp.int32)
     total, _ = lax.scan(add_block, _tree.zeros(s), blocks)  # in the dtypes of zeros(s)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from naqopt import _tree
+from naqopt import _history, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature
 from naqopt.curvature import pairs as ring
@@ -99,7 +99,7 @@ def two_loop(pairs: Pairs, g: Tree, h0: Scalar | Tree) -> Tree:
     products = pairs.products
     slots, none = np.arange(len(rho), dtype=np.int32), jnp.zeros_like(rho)
 
-    a = _tree.history_dot(pairs.s, g).astype(rho.dtype)
+    a = _history.dot(pairs.s, g).astype(rho.dtype)
 
     # Coefficients not yet computed are 0, which leaves of the sum just the newer (older) pairs.
     def first_loop(sigma: jax.Array, i: Scalar) -> tuple[jax.Array, None]:
@@ -107,17 +107,17 @@ def two_loop(pairs: Pairs, g: Tree, h0: Scalar | Tree) -> Tree:
         return jnp.where(slots == i, rho * (a - newer), sigma), None
 
     sigma, _ = lax.scan(first_loop, none, newest_first)
-    sum_y = _tree.history_sum(sigma, pairs.y)
+    sum_y = _history.combine(sigma, pairs.y)
     r = _scale(h0, jax.tree.map(lambda x, z: x.astype(z.dtype) - z, g, sum_y))
 
-    b = _tree.history_dot(pairs.y, r).astype(rho.dtype)
+    b = _history.dot(pairs.y, r).astype(rho.dtype)
 
     def second_loop(e: jax.Array, i: Scalar) -> tuple[jax.Array, None]:
         older = jnp.sum(products[:, i] * e)
         return jnp.where(slots == i, sigma - rho * (b + older), e), None
 
     e, _ = lax.scan(second_loop, none, newest_first, reverse=True)
-    return jax.tree.map(jnp.add, r, _tree.history_sum(e, pairs.s))
+    return jax.tree.map(jnp.add, r, _history.combine(e, pairs.s))
 
 
 def update(

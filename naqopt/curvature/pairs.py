@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from naqopt import _tree
+from naqopt import _history, _tree
 from naqopt._tree import Scalar, Tree
 
 
@@ -39,8 +39,8 @@ def init(params: Tree, memory_size: int, dtype: Any = None) -> Pairs:
     """Returns a ring for `memory_size` pairs of the shapes of params, empty."""
     scalars = _tree.scalar_dtype(params)
     return Pairs(
-        s=_tree.empty_history(params, memory_size, dtype),
-        y=_tree.empty_history(params, memory_size, dtype),
+        s=_history.empty(params, memory_size, dtype),
+        y=_history.empty(params, memory_size, dtype),
         products=jnp.zeros((memory_size, memory_size), scalars),
         scales=jnp.zeros((memory_size,), scalars),
         size=jnp.zeros((), jnp.int32),
@@ -55,7 +55,7 @@ def memory_size(pairs: Pairs) -> int:
 
 def newest_first(pairs: Pairs) -> jax.Array:
     """Returns the slots from the newest pair to the oldest, the empty ones last."""
-    return _tree.ages(pairs.next, memory_size(pairs))
+    return _history.ages(pairs.next, memory_size(pairs))
 
 
 def _filled(pairs: Pairs) -> jax.Array:
@@ -102,7 +102,7 @@ def products(pairs: Pairs, s: Tree, y: Tree) -> Products:
     s, y = _tree.cast_as(pairs.s, s), _tree.cast_as(pairs.y, y)
     dtype = pairs.products.dtype
     sy, yy, ss = (x.astype(dtype) for x in _tree.dots((s, y), (y, y), (s, s)))
-    return Products(_tree.history_dot(pairs.s, y).astype(dtype), sy, yy, ss)
+    return Products(_history.dot(pairs.s, y).astype(dtype), sy, yy, ss)
 
 
 def is_usable(new: Products) -> Scalar:
@@ -137,12 +137,12 @@ def store(pairs: Pairs, s: Tree, y: Tree, new: Products, accept: Scalar) -> Pair
     column = jnp.where(here, new.sy, new.old_s_new_y)
     scale = new.sy / jnp.maximum(new.yy, jnp.finfo(new.yy.dtype).tiny)
     return Pairs(
-        s=_tree.set_row(pairs.s, pairs.next, s, accept),
-        y=_tree.set_row(pairs.y, pairs.next, y, accept),
+        s=_history.set_row(pairs.s, pairs.next, s, accept),
+        y=_history.set_row(pairs.y, pairs.next, y, accept),
         products=jnp.where(here[None, :], column[:, None], pairs.products),
         scales=jnp.where(here, scale, pairs.scales),
         size=jnp.minimum(pairs.size + accept.astype(jnp.int32), m),
-        next=_tree.advance(pairs.next, accept, m),
+        next=_history.advance(pairs.next, accept, m),
     )
 
 

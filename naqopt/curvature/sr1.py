@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from naqopt import _tree
+from naqopt import _history, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature import Curvature
 
@@ -96,8 +96,8 @@ def init(params: Tree, memory_size: int, dtype: Any = None, initial_scale: Any =
         return jnp.zeros((memory_size, memory_size), scalars)
 
     return RankOne(
-        s=_tree.empty_history(params, memory_size, dtype),
-        y=_tree.empty_history(params, memory_size, dtype),
+        s=_history.empty(params, memory_size, dtype),
+        y=_history.empty(params, memory_size, dtype),
         ss=square(),
         sy=square(),
         yy=square(),
@@ -110,7 +110,7 @@ def init(params: Tree, memory_size: int, dtype: Any = None, initial_scale: Any =
 
 def _ages(memory: RankOne) -> jax.Array:
     """Returns by slot how many pairs are newer than its own."""
-    return _tree.ages(memory.next, len(memory.ss))
+    return _history.ages(memory.next, len(memory.ss))
 
 
 def _eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -173,15 +173,15 @@ def factor(memory: RankOne, inverse: bool = False) -> Factor:
 
 def project(memory: RankOne, matrix: Factor, vector: Tree) -> jax.Array:
     """Returns Ψᵀ v."""
-    on_s = _tree.history_dot(memory.s, vector).astype(memory.ss.dtype)
-    on_y = _tree.history_dot(memory.y, vector).astype(memory.ss.dtype)
+    on_s = _history.dot(memory.s, vector).astype(memory.ss.dtype)
+    on_y = _history.dot(memory.y, vector).astype(memory.ss.dtype)
     return matrix.on_s * on_s + matrix.on_y * on_y
 
 
 def combine(memory: RankOne, matrix: Factor, coefficients: jax.Array) -> Tree:
     """Returns Ψ c."""
-    from_s = _tree.history_sum(matrix.on_s * coefficients, memory.s)
-    from_y = _tree.history_sum(matrix.on_y * coefficients, memory.y)
+    from_s = _history.combine(matrix.on_s * coefficients, memory.s)
+    from_y = _history.combine(matrix.on_y * coefficients, memory.y)
     return jax.tree.map(jnp.add, from_s, from_y)
 
 
@@ -259,7 +259,7 @@ def update(
     s = _tree.cast_as(memory.s, _tree.scale(scale, _tree.widen(s)))
     y = _tree.cast_as(memory.y, _tree.scale(scale, _tree.widen(y)))
     old_s_y, old_y_s, old_s_s, old_y_y = (
-        _tree.history_dot(history, vector).astype(dtype)
+        _history.dot(history, vector).astype(dtype)
         for history, vector in ((memory.s, y), (memory.y, s), (memory.s, s), (memory.y, y))
     )
     sy, ss, yy = (x.astype(dtype) for x in _tree.dots((s, y), (s, s), (y, y)))
@@ -299,15 +299,15 @@ def update(
 
     moved = stored.astype(jnp.int32)
     new = RankOne(
-        s=_tree.set_row(memory.s, slot, s, stored),
-        y=_tree.set_row(memory.y, slot, y, stored),
+        s=_history.set_row(memory.s, slot, s, stored),
+        y=_history.set_row(memory.y, slot, y, stored),
         ss=put(memory.ss, old_s_s, old_s_s, ss),
         sy=put(memory.sy, old_y_s, old_s_y, sy),
         yy=put(memory.yy, old_y_y, old_y_y, yy),
         middle=memory.middle,
         gamma=jnp.where(stored, gamma, memory.gamma),
         size=jnp.minimum(memory.size + moved, m),
-        next=_tree.advance(slot, stored, m),
+        next=_history.advance(slot, stored, m),
     )
     if initial_scale is None:
         new = new._replace(gamma=_gamma(new, inverse))

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from naqopt import _checks, _closures, _tree
+from naqopt import _checks, _closures, _history, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature.indefinite import Indefinite
 from naqopt.optimizers._differences import (
@@ -211,7 +211,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         **extra_args: Any,
     ) -> tuple[optax.Updates, TrustRegionState]:
         del extra_args
-        like = _tree.row_like(method.curvature.rows(state.curvature))
+        like = _history.row_like(method.curvature.rows(state.curvature))
         if _tree.is_empty(like):
             _checks.same_structure(name, "updates", updates, like)
             return updates, state
