@@ -311,7 +311,7 @@ def test_the_rule_of_the_radius():
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_the_compact_form_is_the_rank_one_updates_one_after_the_other(inverse, x64):
-    """Oldest first from γI, or from I for the inverse; at every position of the ring."""
+    """Oldest first from γI, or from I/γ for the inverse; at every position of the ring."""
     draw = np.random.default_rng(1)
     update = jax.jit(functools.partial(sr1.update, inverse=inverse))
     for _ in range(5):
@@ -323,7 +323,8 @@ def test_the_compact_form_is_the_rank_one_updates_one_after_the_other(inverse, x
             y = hessian @ s + 0.1 * np.linalg.norm(s) * draw.normal(size=D)
             memory, stored = update(memory, tree(jnp.array(s)), tree(jnp.array(y)), jnp.array(True))
             pairs += [(s, y)] if stored else []
-            matrix = np.eye(D) if inverse else float(memory.gamma) * np.eye(D)
+            gamma = float(memory.gamma)
+            matrix = np.eye(D) / gamma if inverse else gamma * np.eye(D)
             for a, b in pairs[len(pairs) - int(memory.size) :]:
                 known, given = (b, a) if inverse else (a, b)
                 residual = given - matrix @ known
@@ -336,7 +337,7 @@ def test_the_compact_form_is_the_rank_one_updates_one_after_the_other(inverse, x
                 product, expected, atol=1e-9 * np.linalg.norm(expected), rtol=1e-8
             )
         assert int(memory.size) == M
-        # The secant equation of the newest pair, and γ half of the largest curvature.
+        # The secant equation of the newest pair; γ half of the largest curvature, or of their mean.
         s, y = pairs[-1]
         known, given = (y, s) if inverse else (s, y)
         np.testing.assert_allclose(
@@ -345,8 +346,9 @@ def test_the_compact_form_is_the_rank_one_updates_one_after_the_other(inverse, x
             atol=1e-8 * np.linalg.norm(given),
         )
         curvatures = [s @ y / (s @ s) for s, y in pairs[-int(memory.size) :]]
-        assert max(curvatures) > 0
-        assert memory.gamma == pytest.approx(max(curvatures) / 2)
+        positive = [x for x in curvatures if x > 0]
+        chosen = np.mean(positive) if inverse else max(positive)
+        assert memory.gamma == pytest.approx(chosen / 2)
 
 
 def test_pairs_that_are_refused():
