@@ -41,7 +41,8 @@ def test_no_run_is_lost_and_all_recover(row):
     for kind, (runs, _, _, recovered) in summary(row).items():
         assert runs >= 32
         if kind != "denormal":  # which is of no other effect than 0
-            every = on_all_data(row) and kind not in FINITE_FAULTS
+            by_rounding = row.name == "mosr1" and kind in FINITE_FAULTS
+            every = on_all_data(row) and not by_rounding
             assert recovered >= (1.0 if every else 0.95) * runs, kind
 
 

@@ -32,7 +32,7 @@ def test_compact_form_is_the_updates_one_after_the_other(count, gamma):
         np.testing.assert_allclose(B @ S[-1], Y[-1], rtol=0, atol=1e-10 * np.max(np.abs(B)))
     # Self-duality: H with H0 = I/γ is the inverse of that B.
     H = compact(list(Y), list(S), 1.0 / gamma, 7)
-    np.testing.assert_allclose(H @ B, np.eye(7), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(H @ B, np.eye(7), rtol=0, atol=1e-9)
     inverse = np.linalg.inv(expected)
     np.testing.assert_allclose(H, inverse, rtol=0, atol=1e-9 * np.max(np.abs(inverse)))
 

@@ -56,7 +56,8 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "memory": Section(
         "Memory size",
-        "Compile times of a tanh network of 4 arrays against `optax.lbfgs(memory_size=m)`, one "
+        "Compile times, of the processor, of a tanh network of 4 arrays against "
+        "`optax.lbfgs(memory_size=m)`, one "
         "timed round; and the exponent b of t ~ m^b, fitted by least squares on logarithms to the "
         "median times of whole steps on a quadratic. Sizes count from where the time is twice the "
         "shortest on, and at least the three largest.",

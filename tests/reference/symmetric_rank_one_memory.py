@@ -55,16 +55,13 @@ def inverse_hessian(state):
     return compact(state.y_list, state.s_list, 1.0 / state.gamma, state.w.size)
 
 
-def scale(s_list, y_list, last):
-    """γ = ½ max sᵀy/sᵀs over the pairs with sᵀy > 0; the last one where there is none."""
-    curvatures = [(s @ y) / (s @ s) for s, y in zip(s_list, y_list, strict=True) if s @ y > 0.0]
-    return float(INITIAL_FACTOR * max(curvatures)) if curvatures else last
+def scale(s_list, y_list, last, of=max):
+    """γ = ½ max sᵀy/sᵀs over the pairs with sᵀy > 0; the last one where there is none.
 
-
-def mean_scale(s_list, y_list, last):
-    """γ of a line search: ½ of the mean of sᵀy/sᵀs over the same pairs."""
+    A line search's is ½ `of` these numbers' mean.
+    """
     curvatures = [(s @ y) / (s @ s) for s, y in zip(s_list, y_list, strict=True) if s @ y > 0.0]
-    return float(INITIAL_FACTOR * np.mean(curvatures)) if curvatures else last
+    return float(INITIAL_FACTOR * of(curvatures)) if curvatures else last
 
 
 def begun(state, g, initial_scale):
@@ -125,7 +122,7 @@ def with_pair(state, s, y, memory_size, inverse=False, initial_scale=None):
         return refused
     s_list, y_list = push(state.s_list, s, memory_size), push(state.y_list, y, memory_size)
     if initial_scale is None:
-        gamma = (mean_scale if inverse else scale)(s_list, y_list, gamma)
+        gamma = scale(s_list, y_list, gamma, np.mean if inverse else max)
     while s_list and (
         is_singular(y_list, s_list, 1.0 / gamma) if inverse else is_singular(s_list, y_list, gamma)
     ):
