@@ -215,6 +215,28 @@ def test_what_is_not_finite_at_the_trial_rejects_the_step_and_keeps_the_pairs(tx
     assert new.info.steps_refused == 0
 
 
+@pytest.mark.parametrize("name", ["lsr1", "sr1n", "mosr1"])
+def test_a_step_that_is_not_finite_is_refused_and_forgets_the_pairs(name):
+    """A model that is not finite, of a damaged file say, costs one step."""
+    tx = METHODS[name]
+    params, state = jnp.array([-1.2, 1.0]), None
+    state = tx.init(params)
+    for _ in range(10):
+        params, state = step(tx, rosenbrock, params, state)
+    assert state.curvature.size > 0
+    middle = jnp.full_like(state.curvature.middle, jnp.nan)
+    # What waits is gone, so that no pair of this step's makes the model anew.
+    state = naqopt.forget_loss(state._replace(curvature=state.curvature._replace(middle=middle)))
+    before = naqopt.diagnostics(state)["steps_refused"]
+    for _ in range(2):
+        params, state = step(tx, rosenbrock, params, state)
+        assert naqopt.diagnostics(state)["steps_refused"] == before + 1
+        assert jnp.all(jnp.isfinite(params))
+    for _ in range(100):
+        params, state = step(tx, rosenbrock, params, state)
+    assert rosenbrock(naqopt.eval_params(state, params)) < 0.1
+
+
 @EACH_METHOD
 def test_saddle_points_are_left(tx, x64):
     """From 1e-6 beside it; exactly at it the gradient is zero, and nothing moves."""

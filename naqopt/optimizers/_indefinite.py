@@ -110,10 +110,12 @@ class Solution(NamedTuple):
     Attributes:
       step: s.
       quadratic: sᵀB s.
+      length: ‖s‖, which is not finite where s is not.
     """
 
     step: Tree
     quadratic: Scalar
+    length: Scalar
 
 
 def solve_by_eigenvectors(
@@ -149,7 +151,7 @@ def solve_by_eigenvectors(
     # With pairs that hardly differ the eigenvectors are not quite orthonormal in float32.
     length = jnp.sqrt(_tree.squared_norm(step)).astype(a.dtype)
     shorter = jnp.minimum(1, radius / jnp.where(length > 0, length, 1))
-    return Solution(_tree.scale(shorter, step), shorter**2 * quadratic)
+    return Solution(_tree.scale(shorter, step), shorter**2 * quadratic, shorter * length)
 
 
 def _steihaug(
@@ -167,7 +169,8 @@ def _solve(method: Method, state: Any, gradient: Tree, radius: Scalar) -> Soluti
         return solve_by_eigenvectors(curvature, state, gradient, radius, method.exact)
     products = curvature.max_products(state)
     found = _steihaug(curvature.multiply(state), gradient, radius, products)
-    return Solution(found.step, _tree.dot(found.step, found.product))
+    quadratic, squared = _tree.dots((found.step, found.product), (found.step, found.step))
+    return Solution(found.step, quadratic, jnp.sqrt(squared))
 
 
 def _momentum(method: Method, since_rejection: Scalar, dtype: Any) -> Scalar:
@@ -272,7 +275,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             gamma = jnp.where(again, larger, gamma)
         curvature = method.curvature.begin(curvature, gamma, taken & moving)
         solution = _solve(method, curvature, g, radius_of_step)
-        refused = taken & ~_tree.is_finite(solution.step)
+        refused = taken & ~jnp.isfinite(solution.length)
         (moves,) = _tree.masks(moving & ~refused)
         step = _tree.choose((moves, solution.step))
 
@@ -310,7 +313,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             taken, moving, refused, accepted, coasts, _tree.mask(usable), ratio
         )
         rejected = taken & ~refused & ~accepted & ~coasts
-        length = jnp.sqrt(_tree.squared_norm(step)).astype(dtype)
+        length = jnp.where(moving & ~refused, solution.length.astype(dtype), 0)
         next_radius = trust_region.next_radius(method.radius_rule, radius, ratio, length)
         if behind:
             # Where nothing is known a rejected step, which leaves no pair, blames γ and not Δ.

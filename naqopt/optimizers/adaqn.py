@@ -208,9 +208,9 @@ def adaqn(
             back = _tree.subtract(state.anchor, params)
             return (
                 (pairs, verdict),
-                _tree.where(verdict.restored, back, step),
+                _tree.cond(verdict.restored, lambda: back, lambda: step),
                 _tree.zeros(iterate_sum),
-                _tree.where(anchored, mean, state.anchor),
+                _tree.cond(anchored, lambda: mean, lambda: state.anchor),
             )
 
         outcome, step, iterate_sum, anchor = _tree.cond(

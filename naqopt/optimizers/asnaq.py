@@ -267,12 +267,12 @@ def asnaq(
                 settings, loss, params, memory, count, means[0], state.anchor
             )
             back = _tree.subtract(state.anchor, params), state.velocity_anchor
-            return (
-                (pairs, verdict),
-                _tree.where(verdict.restored, back, (step, velocity)),  # lines 16 and 17
-                _tree.zeros(sums),
-                _tree.where(verdict.restored, anchors, means),  # line 27
+            ended = _tree.cond(
+                verdict.restored,
+                lambda: (back, anchors),  # lines 16 and 17
+                lambda: ((step, velocity), means),  # line 27
             )
+            return (pairs, verdict), ended[0], _tree.zeros(sums), ended[1]
 
         outcome, (step, velocity), sums, anchors = _tree.cond(
             _cycle.ends(settings, count, taken),
