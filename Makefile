@@ -28,7 +28,7 @@ test: .venv/.examples .venv/.test
 	$(QUICKLY) -m "not slow and not default_compiler"
 	$(PYTEST) -m "not slow and default_compiler"
 test-full: .venv/.examples .venv/.test .venv/.small-models
-	$(QUICKLY) -m "not default_compiler"
+	$(QUICKLY) -m "not default_compiler" --ignore=tests/test_adaptive.py --ignore-glob="*_listings.py"
 	$(PYTEST) -m "default_compiler"
 	$(PYTEST) -m "not default_compiler" tests/test_adaptive.py tests/*_listings.py
 
