@@ -1,5 +1,6 @@
 """Tables and the picture of global routing."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,7 +145,9 @@ def picture(title: str, grid: Grid, task: runs.Task, shown: Sequence[Row], path:
     """Draws the mean reward by episode, and netlist 0 as A* and as the best run route it."""
     figure = Figure(figsize=(17, 5.6), layout="constrained")
     curves, reference, routed = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+    figure.get_layout_engine().set(h_pad=0.12)
     labels = list(dict.fromkeys(row.label for row in shown))
+    lowest = math.inf
     for row in shown:
         means = np.mean([run["rewards"] for run in row.runs], axis=0)
         # A second rate of a method is dashed.
@@ -156,7 +159,9 @@ def picture(title: str, grid: Grid, task: runs.Task, shown: Sequence[Row], path:
             color=f"C{labels.index(row.label)}",
             label=f"{row.label}, {row.rate}",
         )
-    curves.set(xlabel="episode", ylabel="reward, mean over the netlists")
+        lowest = min(lowest, means[len(means) // 20])
+    # From where the first twentieth of the episodes has led to: all begin far below.
+    curves.set(xlabel="episode", ylabel="reward, mean over the netlists", ylim=(lowest, None))
     curves.legend()
     pictures.decorate(curves)
     best = max(shown, key=lambda row: learning.score(row.runs[0]["reward"], row.runs[0]["arrived"]))
