@@ -237,8 +237,10 @@ def omoq(
       v^+ &= \mu v + \alpha_k d, \qquad w^+ = w + v^+, & s &= w^+ - (w + \mu v), \\
       & & y &= \nabla E(w^+; X_{k+1}) - \hat g + \lambda s
 
-    with :math:`H` as in `naqopt.obfgs`. The gradients of a pair are of different batches, so that
-    :math:`s^\top y` is often negative; such pairs are refused and counted. The params are the
+    with :math:`H` as in `naqopt.obfgs`. The gradients of a pair are of different batches. Still
+    :math:`s^\top y` is hardly ever negative, even with :math:`\lambda = 0`: :math:`s` goes against
+    :math:`\hat g`, which stands in y with a minus, and so do the two with its noise, by which the
+    curvature looks larger than it is. Pairs that are refused are counted. The params are the
     iterate :math:`w`.
 
     Args:
@@ -248,7 +250,7 @@ def omoq(
       memory_size: as in `naqopt.obfgs`; a number is oLMoQ, None oMoQ.
       damping: as in `naqopt.obfgs`.
       normalize: as in `naqopt.obfgs`.
-      min_curvature: as in `naqopt.obfgs`; it matters most here.
+      min_curvature: as in `naqopt.obfgs`.
       history_dtype: as in `naqopt.obfgs`.
 
     Returns:
