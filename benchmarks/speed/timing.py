@@ -83,7 +83,8 @@ def interleaved(
     """Lets functions take turns, and times each turn.
 
     Args:
-      turns: the functions; where one has a method `prepare`, that is called before the clock runs.
+      turns: the functions; where one has a method `prepare`, that is called before the clock runs,
+        and `settle` after it.
       rounds: how many turns of each are timed.
       warm_up: whether another round comes first that is not timed.
       label: what a progress bar is called, if there is to be one.
@@ -101,6 +102,7 @@ def interleaved(
                 started = clock()
                 jax.block_until_ready(turn())
                 seconds = clock() - started
+                getattr(turn, "settle", lambda: None)()
                 if round_ >= 0:
                     times[name].append(seconds)
                 if bar is not None:

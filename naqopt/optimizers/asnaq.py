@@ -267,12 +267,15 @@ def asnaq(
                 settings, loss, params, memory, count, means[0], state.anchor
             )
             back = _tree.subtract(state.anchor, params), state.velocity_anchor
-            ended = _tree.cond(
-                verdict.restored,
-                lambda: (back, anchors),  # lines 16 and 17
-                lambda: ((step, velocity), means),  # line 27
+            # Not chosen number by number: less to compile. Of the anchors that would take a copy
+            # of the params more.
+            moved = _tree.cond(verdict.restored, lambda: back, lambda: (step, velocity))
+            return (
+                (pairs, verdict),
+                moved,  # lines 16 and 17
+                _tree.zeros(sums),
+                _tree.where(verdict.restored, anchors, means),  # line 27
             )
-            return (pairs, verdict), ended[0], _tree.zeros(sums), ended[1]
 
         outcome, (step, velocity), sums, anchors = _tree.cond(
             _cycle.ends(settings, count, taken),
