@@ -20,7 +20,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 demo: .venv/.examples
 	$(BIN)/python -m benchmarks run mnist-rows --quick --out demo
 
-# CI's tests; `make test-full` adds those marked slow, and the listings once more as users compile
+# CI's tests; `make test-full` adds those marked slow, and compiles the listings as users compile
 # them. What is compiled quickly (see tests/conftest.py) leaves out what that compiler gets wrong.
 QUICKLY := NAQOPT_QUICK_COMPILATION=1 $(PYTEST)
 

@@ -219,7 +219,7 @@ def test_what_is_not_finite_at_the_trial_rejects_the_step_and_keeps_the_pairs(tx
 def test_a_step_that_is_not_finite_is_refused_and_forgets_the_pairs(name):
     """A model that is not finite, of a damaged file say, costs one step."""
     tx = METHODS[name]
-    params, state = jnp.array([-1.2, 1.0]), None
+    params = jnp.array([-1.2, 1.0])
     state = tx.init(params)
     for _ in range(10):
         params, state = step(tx, rosenbrock, params, state)

@@ -313,7 +313,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             taken, moving, refused, accepted, coasts, _tree.mask(usable), ratio
         )
         rejected = taken & ~refused & ~accepted & ~coasts
-        length = jnp.where(moving & ~refused, solution.length.astype(dtype), 0)
+        length = jnp.where(moves != 0, solution.length.astype(dtype), 0)
         next_radius = trust_region.next_radius(method.radius_rule, radius, ratio, length)
         if behind:
             # Where nothing is known a rejected step, which leaves no pair, blames γ and not Δ.
