@@ -20,6 +20,7 @@ from benchmarks.reports import records
 from benchmarks.speed import (
     calls,
     compiling,
+    programs,
     report,
     sizes,
     stepping,
@@ -212,7 +213,39 @@ def test_compilation_is_counted_without_a_cache():
         turn()
     assert jax.config.jax_enable_compilation_cache == enabled
     turn.settle()
-    assert turn.instructions > 20
+    assert turn.kernels > 5
+
+
+def test_kernels_are_fusions_and_what_stands_outside_of_them():
+    text = """HloModule jit_step, is_scheduled=true
+
+%add_region (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum.1 = f32[] add(%x, %y)
+}
+
+%fused_computation (param_0: f32[4]) -> f32[] {
+  %param_0 = f32[4]{0} parameter(0)
+  %zero = f32[] constant(0)
+  %square = f32[4]{0} multiply(%param_0, %param_0)
+  ROOT %sum.2 = f32[] reduce(%square, %zero), dimensions={0}, to_apply=%add_region
+}
+
+%called (param_1: f32[]) -> f32[] {
+  %param_1 = f32[] parameter(0)
+  ROOT %root = f32[] sqrt(%param_1)
+}
+
+ENTRY %main (a: f32[4]) -> (f32[], f32[4]) {
+  %a = f32[4]{0} parameter(0)
+  %a_copy = f32[4]{0} copy(%a)
+  %norm = f32[] fusion(%a), kind=kLoop, calls=%fused_computation
+  %call.1 = f32[] call(%norm), to_apply=%called
+  ROOT %both = (f32[], f32[4]{0}) tuple(%call.1, %a_copy)
+}
+"""
+    assert programs.kernels(text) == 3  # the copy, the fusion and the root
 
 
 def test_steps_of_a_variance_reduced_call_have_their_snapshot():
@@ -314,7 +347,7 @@ def check(name, entries):
     if name == "compile":
         assert {x["arrays"] for x in entries.values() if "arrays" in x} == {4}
         same = entries["onaq / optax.lbfgs"]
-        assert same["instructions"] == same["peer_instructions"] > 0
+        assert same["kernels"] == same["peer_kernels"] > 0
         assert entries["onaq, flattened, 4 arrays / 1 array"]["target"] == 1.2
     if name == "temporaries":
         assert all(x["value"] == 0 for x in entries.values() if "target" in x)

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import re
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks.speed import calls, stepping, tasks, timing
+from benchmarks.speed import calls, programs, stepping, tasks, timing
 from benchmarks.speed.calls import ADAM, CALLS, LBFGS, SGD, Call
 from benchmarks.speed.sizes import Sizes
 from benchmarks.speed.tasks import Task
@@ -21,7 +20,6 @@ from benchmarks.training.problem import Params
 _HALF = ("obfgs", "onaq", "omoq", "svr_naq", "adaqn")  # which take no line search
 _PICTURED = ("onaq-flat", "asnaq-flat")  # more lines would hide each other
 _FLAT = "-flat"  # the end of a flattened call's name
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ", re.MULTILINE)
 GRADIENT = "loss and gradient"
 _SGD, _SGD_FLAT = "sgd", "sgd-flat"  # what splitting and joining alone costs
 _PEERS = (GRADIENT, "adam", _SGD, _SGD_FLAT)  # which have no target
@@ -91,7 +89,7 @@ def by_memory(sizes: Sizes) -> list[Entry]:
                     times[name],
                     times["lbfgs"],
                     1.5,
-                    instructions=turn.instructions,
+                    kernels=turn.kernels,
                 )
             )
     return found
@@ -101,12 +99,12 @@ class Compiling:
     """A turn that compiles a donated training step as if for the first time.
 
     Attributes:
-      instructions: how many the optimized program has, known after a turn.
+      kernels: how many the optimized program has, known after a turn.
     """
 
     def __init__(self, task: Task, call: Call | None):
         """Takes a task and a call; None for the loss and its gradient alone."""
-        self.data, self.instructions = task.data, 0
+        self.data, self.kernels = task.data, 0
         self.compiled: Any = None
         self.carry: Any = jax.eval_shape(lambda: task.params)
         if call is None:
@@ -129,8 +127,8 @@ class Compiling:
         self.compiled = self.jitted.lower(self.carry, self.data).compile()
 
     def settle(self) -> None:
-        """Counts the instructions and lets the program go: a full heap slows the next turn down."""
-        self.instructions = len(_INSTRUCTION.findall(self.compiled.as_text()))
+        """Counts the kernels and lets the program go: a full heap slows the next turn down."""
+        self.kernels = programs.kernels(self.compiled.as_text())
         self.compiled = None
 
 
@@ -180,8 +178,8 @@ def _compared(
                 times[name],
                 times["lbfgs"],
                 target,
-                instructions=turns[name].instructions,
-                peer_instructions=turns["lbfgs"].instructions,
+                kernels=turns[name].kernels,
+                peer_kernels=turns["lbfgs"].kernels,
                 line=None if name.endswith(_FLAT) and name not in _PICTURED else label,
                 arrays=arrays,
             )

@@ -30,9 +30,9 @@ SECTIONS: Mapping[str, Section] = {
         "Compile time over arrays",
         "Processor time of tracing, lowering and compiling one donated training step, the "
         "caller's gradient included, without any cache, of square tanh layers 32 wide (a weight "
-        "and a bias each; a single array is a weight alone) on batches of 16. HLO instructions are "
-        "those of the optimized program and exact. Flattened calls get one vector in place of the "
-        "arrays. Where it takes seconds there is one timed round.",
+        "and a bias each; a single array is a weight alone) on batches of 16. Kernels are parts "
+        "of the optimized program that are compiled one by one, and exact. Flattened calls get one "
+        "vector in place of the arrays. Where it takes seconds there is one timed round.",
         "ratio",
         compiling.by_arrays,
     ),
@@ -49,7 +49,7 @@ SECTIONS: Mapping[str, Section] = {
         "Whole steps on many arrays against steps on a single array of as many numbers, in loops "
         "of 20. On the quadratic nearly all the time is the optimizer's. The single array of the "
         "tanh network is one that the loss takes apart. The note has what the many arrays add: "
-        "fused operations of the compiled step, and the time by which it is longer for each of "
+        "kernels of the compiled step, and the time by which it is longer for each of "
         "them.",
         "ratio",
         growth.by_split,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import naqopt
+from benchmarks.speed import programs
 from benchmarks.speed.calls import Call
 from benchmarks.speed.tasks import Task
 from benchmarks.speed.timing import Donating, copy
@@ -54,11 +55,10 @@ def steps(task: Task, call: Call) -> Donating:
 
 
 def kernels(turn: Donating) -> int:
-    """Returns how many fused operations the compiled loop of a turn launches a step."""
+    """Returns how many kernels the compiled loop of a turn launches a step."""
     assert turn.start is not None
     lowered: Any = turn.function
-    text = lowered.lower(turn.start, *turn.arguments).compile().as_text()
-    return text.count(" fusion(")
+    return programs.kernels(lowered.lower(turn.start, *turn.arguments).compile().as_text())
 
 
 def gradients(task: Task) -> Donating:

@@ -10,8 +10,8 @@ MARKS = {True: "yes", False: "NO"}
 
 # What some measurements have beside the usual, and the heads of its columns.
 MORE = {
-    "instructions": "HLO instructions",
-    "peer_instructions": "the peer's",
+    "kernels": "kernels",
+    "peer_kernels": "the peer's",
     "state": "state, copies",
     "formula": "the papers' formula",
     "count": "its value",

@@ -1,11 +1,12 @@
 """Times, and what is made of them.
 
 Machines differ and are seldom quiet, so what is reported is never a time alone: the functions of a
-group take turns, round by round, and a ratio is the median of the rounds' ratios.
+group take turns, in another order each round, and a ratio is the median of the rounds' ratios.
 """
 
 import contextlib
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -94,10 +95,13 @@ def interleaved(
       By the functions' names, the seconds of each round.
     """
     times: Times = {name: [] for name in turns}
+    order, shuffle = list(turns), random.Random(0).shuffle
     bar = progress_bar(label, len(turns) * (rounds + warm_up), unit="turn") if label else None
     with bar or contextlib.nullcontext():
         for round_ in range(-warm_up, rounds):
-            for name, turn in turns.items():
+            shuffle(order)  # whatever a turn leaves to the next, it is not always the same one
+            for name in order:
+                turn = turns[name]
                 getattr(turn, "prepare", lambda: None)()
                 started = clock()
                 jax.block_until_ready(turn())
