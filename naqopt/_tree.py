@@ -119,8 +119,9 @@ def total(columns: list[list[jax.Array]]) -> tuple[jax.Array, ...]:
     return together(*sums) if len(columns) > 2 else tuple(sums)
 
 
-# Up to how many numbers a leaf's sums are taken in one loop, which is then not vectorised.
-_ONE_LOOP = 2**16
+# Up to how many numbers a leaf's sums are taken in one loop, which is then not vectorised. From 2¹²
+# on XLA leaves a sum of float32 on a CPU to a library, and has hardly anything to compile.
+_ONE_LOOP = 2**12 - 1
 
 
 def _sums(products: list[jax.Array]) -> list[Scalar]:
@@ -163,20 +164,20 @@ def squared_norm(tree: Tree) -> Scalar:
     return dot(tree, tree)
 
 
-def _none(conditions: Tree) -> Scalar:
-    """Returns whether a condition holds for no coordinate of a tree."""
-    counts = [[jnp.sum(x.astype(jnp.float32))] for x in jax.tree.leaves(conditions)]
-    return total(counts)[0] == 0 if counts else jnp.ones((), bool)
+def _adds_up_to_zero(terms: Tree) -> Scalar:
+    """Returns whether a tree of terms of one sign, or of NaN, has no other term than 0."""
+    sums = [[jnp.sum(x)] for x in jax.tree.leaves(terms)]
+    return total(sums)[0] == 0 if sums else jnp.ones((), bool)
 
 
 def is_finite(tree: Tree) -> Scalar:
-    """Returns whether every coordinate is finite."""
-    return _none(jax.tree.map(lambda x: ~jnp.isfinite(x), tree))
+    """Returns whether every coordinate is finite: of others 0 times them is NaN."""
+    return _adds_up_to_zero(jax.tree.map(lambda x: 0 * x, widen(tree)))
 
 
 def is_zero(tree: Tree) -> Scalar:
     """Returns whether every coordinate is 0, however short the tree is."""
-    return _none(jax.tree.map(lambda x: x != 0, tree))
+    return _adds_up_to_zero(jax.tree.map(lambda x: (x != 0).astype(jnp.float32), tree))
 
 
 # Below the first a square is nothing beside a sum that overflows; by the second numbers are scaled
@@ -194,8 +195,9 @@ def norm(tree: Tree) -> Scalar:
 
     large = jax.tree.map(shrunk, widen(tree))
     squared, small = dots((tree, tree), (large, large))
-    enlarged = jnp.sqrt(small) / jnp.asarray(_LARGE[small.dtype.name][1], small.dtype)
-    return jnp.where(jnp.isfinite(squared), jnp.sqrt(squared), enlarged)
+    fits = jnp.isfinite(squared)
+    root = jnp.sqrt(jnp.where(fits, squared, small))
+    return root / jnp.where(fits, 1, jnp.asarray(_LARGE[small.dtype.name][1], small.dtype))
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
