@@ -91,6 +91,16 @@ def test_turns_alternate_and_the_first_round_does_not_count():
     assert times == {"a": [90, 2]}
 
 
+def test_each_round_has_every_turn_once_and_an_order_of_its_own():
+    taken = []
+    turns = {name: functools.partial(taken.append, name) for name in "abcd"}
+    timing.interleaved(turns, 5)
+    rounds = [tuple(taken[i : i + 4]) for i in range(0, len(taken), 4)]
+    assert len(rounds) == 6
+    assert all(sorted(order) == list("abcd") for order in rounds)
+    assert len(set(rounds)) > 2
+
+
 def test_a_function_twice_as_long_has_the_ratio_two():
     clock = Clock()
     times = timing.interleaved({"a": clock.work(2), "b": clock.work(1)}, 5, clock=clock)

@@ -49,8 +49,7 @@ SECTIONS: Mapping[str, Section] = {
         "Whole steps on many arrays against steps on a single array of as many numbers, in loops "
         "of 20. On the quadratic nearly all the time is the optimizer's. The single array of the "
         "tanh network is one that the loss takes apart. The note has what the many arrays add: "
-        "kernels of the compiled step, and the time by which it is longer for each of "
-        "them.",
+        "kernels of the compiled step, and the time by which it is longer for each of them.",
         "ratio",
         growth.by_split,
     ),
