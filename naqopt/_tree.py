@@ -164,20 +164,20 @@ def squared_norm(tree: Tree) -> Scalar:
     return dot(tree, tree)
 
 
-def _adds_up_to_zero(terms: Tree) -> Scalar:
-    """Returns whether a tree of terms of one sign, or of NaN, has no other term than 0."""
-    sums = [[jnp.sum(x)] for x in jax.tree.leaves(terms)]
-    return total(sums)[0] == 0 if sums else jnp.ones((), bool)
+def _none(conditions: Tree) -> Scalar:
+    """Returns whether a condition holds for no coordinate of a tree."""
+    counts = [[jnp.sum(x.astype(jnp.float32))] for x in jax.tree.leaves(conditions)]
+    return total(counts)[0] == 0 if counts else jnp.ones((), bool)
 
 
 def is_finite(tree: Tree) -> Scalar:
-    """Returns whether every coordinate is finite: of others 0 times them is NaN."""
-    return _adds_up_to_zero(jax.tree.map(lambda x: 0 * x, widen(tree)))
+    """Returns whether every coordinate is finite."""
+    return _none(jax.tree.map(lambda x: ~jnp.isfinite(x), tree))
 
 
 def is_zero(tree: Tree) -> Scalar:
     """Returns whether every coordinate is 0, however short the tree is."""
-    return _adds_up_to_zero(jax.tree.map(lambda x: (x != 0).astype(jnp.float32), tree))
+    return _none(jax.tree.map(lambda x: x != 0, tree))
 
 
 # Below the first a square is nothing beside a sum that overflows; by the second numbers are scaled
