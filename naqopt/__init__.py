@@ -14,7 +14,8 @@ from naqopt.optimizers.symmetric_rank_one import lsr1, mosr1, sr1n
 from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2
 from naqopt.saved_state import check_saved_state
 from naqopt.sharding import state_sharding
-from naqopt.state import diagnostics, eval_params, snapshot
+from naqopt.snapshots import snapshot
+from naqopt.state import diagnostics, eval_params
 from naqopt.steps import schedules
 from naqopt.steps.armijo import armijo
 from naqopt.steps.trust_region import RadiusRule
