@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import optax
 
-from naqopt import _checks, _closures, _wrappers
+from naqopt import _checks, _closures
 from naqopt._tree import Tree
 from naqopt.flatten import FlattenState, shapes, to_vectors
-from naqopt.state import eval_params, find_states, is_found, is_state
+from naqopt.state import eval_params, find_states, is_found, warn_of_closures
 
 
 def snapshot(
@@ -79,18 +79,14 @@ def snapshot(
             "naqopt.svr_naq; other optimizers take no snapshots. Pass the state that tx.init or "
             "tx.update returned."
         )
-    _wrappers.warn_of_closures("snapshot", state, is_state)
+    warn_of_closures("snapshot", state)
     params = _checks.params("snapshot", params)
     return _take(state, params, _checks.gradients("snapshot", "full_grad", full_grad))
 
 
-def _takes_snapshots(node: Any) -> bool:
-    return hasattr(node, "take_snapshot")
-
-
 def _takers(tree: Any) -> list[Any]:
     """Returns the states in a tree that take snapshots."""
-    return [found.state for found in find_states(tree) if _takes_snapshots(found.state)]
+    return [found.state for found in find_states(tree) if hasattr(found.state, "take_snapshot")]
 
 
 def _take(tree: Any, params: Tree, full_grad: Tree) -> Any:

@@ -1,5 +1,6 @@
 """What users read from an optimizer's state, wherever Optax's wrappers have put it."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -139,8 +140,7 @@ def gathered(new: Any, old: Any) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
-def is_state(node: Any) -> bool:
-    """Returns whether a node is a state of this library."""
+def _is_state(node: Any) -> bool:
     return isinstance(getattr(node, "info", None), Info)
 
 
@@ -160,7 +160,7 @@ class Found(NamedTuple):
 
 def is_found(node: Any) -> bool:
     """Returns whether a node is a state of this library, or one inside `naqopt.flatten`."""
-    return is_state(node) or isinstance(node, FlattenState)
+    return _is_state(node) or isinstance(node, FlattenState)
 
 
 def find_states(tree: Any, path: str = "", layouts: tuple[Tree, ...] = ()) -> list[Found]:
@@ -168,7 +168,7 @@ def find_states(tree: Any, path: str = "", layouts: tuple[Tree, ...] = ()) -> li
     found = []
     for keys, node in jax.tree.leaves_with_path(tree, is_leaf=is_found):
         here = path + jax.tree_util.keystr(keys, simple=True, separator="/")
-        if is_state(node):
+        if _is_state(node):
             found.append(Found(here, layouts, node))
         elif isinstance(node, FlattenState):
             inner = f"{here}/inner_state/" if here else "inner_state/"
@@ -191,6 +191,24 @@ def check_wrappers(function: str, state: Any) -> None:
                     f"pairs, its iterate or its restorations are wrong. {remedy} The guide of "
                     "Optax's wrappers has a table."
                 )
+
+
+def warn_of_closures(function: str, state: Any) -> None:
+    """Warns where `optax.MultiSteps` stands around what looks at more than a gradient.
+
+    Called by a public function directly, whose caller the warning names.
+    """
+    own = find_states(_wrappers.accumulated(state))
+    if all(getattr(found.state, "of_gradients_alone", False) for found in own):
+        return
+    warnings.warn(
+        f"naqopt.{function}: optax.MultiSteps stands around an optimizer that evaluates the loss "
+        "or takes `part_grads`. It is given those of the last mini-batch alone, while the updates "
+        "are the mean of all of them: pairs and searches mix two losses. Leave MultiSteps out and "
+        "accumulate inside the loss, by a jax.lax.scan over the micro-batches in `value_fn`; or "
+        "put naqopt.omoq(), which takes gradients alone, into MultiSteps.",
+        stacklevel=3,
+    )
 
 
 def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
@@ -242,7 +260,7 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
             "naqopt.eval_params: the arguments are swapped; call eval_params(state, params)."
         )
     check_wrappers("eval_params", state)
-    _wrappers.warn_of_closures("eval_params", state, is_state)
+    warn_of_closures("eval_params", state)
     for _, layouts, node in found:
         # A method whose params are a look-ahead point keeps the momentum that it was made with.
         if getattr(node, "momentum", None) is not None:
@@ -314,7 +332,7 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
             "naqopt.diagnostics: no state of a naqopt optimizer was found; pass the state that "
             "tx.init or tx.update returned."
         )
-    _wrappers.warn_of_closures("diagnostics", state, is_state)
+    warn_of_closures("diagnostics", state)
     if len(found) == 1:
         return dict(found[0].state.info._asdict())
     return {
