@@ -20,7 +20,7 @@ _OUT = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """The papers' experiments with recurrent networks, and the speed of the optimizers."""
+    """The papers' experiments and more, and the speed of the optimizers."""
 
 
 @main.command("list")
@@ -31,7 +31,7 @@ def list_all() -> None:
         click.echo(f"  {study.name:18} {study.summary}")
         if study.size:
             click.echo(f"  {'':18} {study.size}")
-    click.echo("\nOptimizers (--optimizers a,b):")
+    click.echo("\nOptimizers of the experiments on mini-batches (--optimizers a,b):")
     for name, optimizer in OPTIMIZERS.items():
         gradients = optimizer.gradients_per_step
         plural = "s" if gradients > 1 else ""
@@ -51,8 +51,10 @@ def _names(value: str | None, kind: str, known: Collection[str]) -> tuple[str, .
 
 
 def _optimizers(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    del context, parameter
-    return _names(value, "optimizer", OPTIMIZERS)
+    del parameter
+    study = STUDIES[context.params["name"]]
+    # A study without the option says so itself.
+    return _names(value, "optimizer", study.choices) if "optimizers" in study.options else value
 
 
 def _experiment(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -64,7 +66,7 @@ def _experiment(context: click.Context, parameter: click.Parameter, value: str) 
 
 
 @main.command()
-@click.argument("name", callback=_experiment)
+@click.argument("name", callback=_experiment, is_eager=True)
 @click.option("--optimizers", callback=_optimizers, help="Names, separated by commas.")
 @click.option("--seeds", type=click.IntRange(min=1), help="How many runs per optimizer.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of a run.")

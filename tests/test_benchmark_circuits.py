@@ -25,7 +25,6 @@ from benchmarks.studies import op_amp as op_amp_study
 from benchmarks.training import fits
 from benchmarks.training.fit import Method
 from benchmarks.training.fit_runs import Runner
-from benchmarks.training.study import Study
 
 
 def scikit_rf_line(substrate, width, frequency):
@@ -260,7 +259,7 @@ def test_quick_form_writes_its_files(name, study, panel_of_time, monkeypatch, tm
     quick = {"quick_iterations": 12, "quick_runs": 2}
     quick["quick_methods"] = ("adam-customary", "mnaq-0.85")
     small = dataclasses.replace(study.FIT, **quick)
-    monkeypatch.setitem(STUDIES, name, Study(name, None, functools.partial(fits.run, small)))
+    monkeypatch.setitem(STUDIES, name, fits.study(name, None, small))
     arguments = ["run", name, "--quick", "--out", str(tmp_path)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output

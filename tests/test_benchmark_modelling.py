@@ -23,7 +23,6 @@ from benchmarks.training import fit_runs as training
 from benchmarks.training import fits, learning_rates
 from benchmarks.training.fit import Method
 from benchmarks.training.fit_runs import Runner
-from benchmarks.training.study import Study
 
 GRADIENT_DESCENT = Method("gradient descent", optax.sgd, first_order=True, ours=False)
 
@@ -36,8 +35,8 @@ def command(*arguments):
 
 def replace(monkeypatch, name, fit, **changes):
     """Changes what a study fits, and how long."""
-    changed = Study(name, None, functools.partial(fits.run, dataclasses.replace(fit, **changes)))
-    monkeypatch.setitem(STUDIES, name, changed)
+    changed = dataclasses.replace(fit, **changes)
+    monkeypatch.setitem(STUDIES, name, fits.study(name, None, changed))
 
 
 @pytest.fixture
@@ -180,9 +179,28 @@ def test_other_settings_start_afresh(small, monkeypatch):
     assert "reused" not in output
 
 
+def test_chosen_optimizers_stand_beside_what_was_run_before(small, tmp_path):
+    small("--optimizers", "mnaq-0.95")
+    output = small("--optimizers", "adam-customary", "--seeds", 1)
+    assert "already run" not in output
+    table = (tmp_path / "function-modelling" / "results.md").read_text().splitlines()
+    runs = {cells[1].strip(): cells[3].strip() for line in table if (cells := line.split("|"))[3:]}
+    assert runs[METHODS["adam-customary"].label] == "1"
+    assert runs[METHODS["mnaq-0.95"].label] == "2"
+
+
+def test_what_is_chosen_has_to_be_the_studys_own():
+    result = CliRunner().invoke(main, ["run", "function-modelling", "--optimizers", "mnaq,adam"])
+    assert result.exit_code == 2
+    assert "unknown optimizer mnaq; there are " in " ".join(result.output.split())
+    result = CliRunner().invoke(main, ["run", "saddles", "--optimizers", "adam"])
+    assert result.exit_code == 2
+    assert "saddles has only the options --quick and --out" in " ".join(result.output.split())
+
+
 def test_rates_are_tuned_on_other_runs_and_kept(monkeypatch, tmp_path):
     fit = dataclasses.replace(FIT, max_iterations=40)
-    fits.run(fit, tmp_path / "function-modelling", methods=("adam",), seeds=1)
+    fits.run(fit, tmp_path / "function-modelling", optimizers=("adam",), seeds=1)
     path = tmp_path / "function-modelling" / "function-modelling.json"
     entry = json.loads(path.read_text())["methods"]["adam"]
     rates = {f"{rate:g}" for rate in learning_rates.grid(METHODS["adam"].middle_rate)}

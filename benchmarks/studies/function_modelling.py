@@ -14,7 +14,6 @@ the smaller type does. Beside the tuned learning rates of the first-order method
 stand the customary ones.
 """
 
-import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,7 +23,6 @@ import naqopt
 from benchmarks.models.function_fit import Task
 from benchmarks.training import fit_methods, fits
 from benchmarks.training.fit import Cut, Errors, Fit, Method, Published
-from benchmarks.training.study import Study
 
 
 def curve(inputs: np.ndarray) -> np.ndarray:
@@ -102,4 +100,4 @@ FIT = Fit(
     cut=Cut(TEST_INPUTS, variable=0, xlabel="x", title=""),
 )
 
-STUDIES = (Study("function-modelling", __doc__, functools.partial(fits.run, FIT)),)
+STUDIES = (fits.study("function-modelling", __doc__, FIT),)

@@ -16,7 +16,6 @@ by the processor's time. The loss still falls when the runs end, and 1,000 point
 parameters: the lowest training errors have the highest test errors.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,6 @@ import naqopt
 from benchmarks.models.function_fit import Task
 from benchmarks.training import fits
 from benchmarks.training.fit import Fit, Method
-from benchmarks.training.study import Study
 
 VARIABLES = 5
 TRAIN_SEED, TEST_SEED = 20_000, 20_001  # far from those that draw the networks
@@ -86,4 +84,4 @@ FIT = Fit(
     tuning_runs=5,
 )
 
-STUDIES = (Study("levy", __doc__, functools.partial(fits.run, FIT)),)
+STUDIES = (fits.study("levy", __doc__, FIT),)

@@ -19,7 +19,6 @@ customary ones; dense matrices. mBFGS is mNAQ without momentum. BFGS, with Armij
 a Wolfe search, `optax.lbfgs`, NAQ and MoQ without ξ and SSBroyden are not on the slides.
 """
 
-import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,7 +27,6 @@ from benchmarks.circuits import microstrip
 from benchmarks.models.function_fit import Task
 from benchmarks.training import fit_methods, fits
 from benchmarks.training.fit import Cut, Errors, Fit, Method, Published
-from benchmarks.training.study import Study
 
 FREQUENCIES = np.linspace(0.1, 4.5, 221)  # gigahertz
 
@@ -95,4 +93,4 @@ FIT = Fit(
     ),
 )
 
-STUDIES = (Study("microstrip", __doc__, functools.partial(fits.run, FIT)),)
+STUDIES = (fits.study("microstrip", __doc__, FIT),)

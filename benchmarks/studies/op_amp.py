@@ -20,14 +20,12 @@ tuned by 15 other runs, beside the customary ones; dense matrices. RMSprop, BFGS
 search, mBFGS, `optax.lbfgs`, NAQ and MoQ with and without ξ and SSBroyden are not on the slides.
 """
 
-import functools
 from collections.abc import Mapping
 
 from benchmarks.circuits import op_amp
 from benchmarks.models.function_fit import Task
 from benchmarks.training import fit_methods, fits
 from benchmarks.training.fit import Errors, Fit, Method, Published
-from benchmarks.training.study import Study
 
 TRAIN_SEED, TEST_SEED = 30_000, 30_001  # far from those that draw the networks
 
@@ -93,4 +91,4 @@ FIT = Fit(
     target_error=1e-2,
 )
 
-STUDIES = (Study("op-amp", __doc__, functools.partial(fits.run, FIT)),)
+STUDIES = (fits.study("op-amp", __doc__, FIT),)

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,14 @@ FIRST_MATRIX = Size(
 FIRST_MATRIX_COLD = dataclasses.replace(FIRST_MATRIX, adam_steps=0)
 
 
-def run(name: str, size: Size, folder: Path, quick: bool = False, seeds: int | None = None) -> Path:
+def run(
+    name: str,
+    size: Size,
+    folder: Path,
+    quick: bool = False,
+    optimizers: Sequence[str] | None = None,
+    seeds: int | None = None,
+) -> Path:
     """Runs what is missing of a study; the quick form has fewer points, gradients and methods."""
     # These import what no other experiment needs.
     from benchmarks.physics.methods import METHODS
@@ -128,10 +136,10 @@ def run(name: str, size: Size, folder: Path, quick: bool = False, seeds: int | N
     save = functools.partial(records.write, path, content)
     with float64():
         task = _Task(problem, settings, size.seconds)
-        for method in size.methods:
+        for method in optimizers or size.methods:
             entry = content["methods"].setdefault(method, {"rates": {}, "runs": {}})
             _complete(task, METHODS[method], entry, starts, save)
-        shown = {method: content["methods"][method] for method in size.methods}
+        shown = {name: entry for name, entry in content["methods"].items() if entry["runs"]}
         tables.write(folder, title, _described(settings, starts), report.table(shown, METHODS))
         return report.picture(title, problem, task.grid, task.true, shown, METHODS, folder)
 
@@ -261,7 +269,9 @@ STUDIES = tuple(
         f"pinn-{name}{ending}",
         problem.title + ".\n\n" + (__doc__ or ""),
         functools.partial(run, name, size),
-        options=("seeds",),
+        f"{size.budget:,} gradients, {size.starts} starts; {', '.join(size.methods)}",
+        options=("optimizers", "seeds"),
+        choices=size.methods,
     )
     for name, problem in PROBLEMS.items()
     for ending, size in _sizes(name).items()

@@ -22,15 +22,28 @@ from benchmarks.reports.progress import progress_bar
 from benchmarks.training import learning_rates
 from benchmarks.training.fit import Fit
 from benchmarks.training.fit_runs import Runner
+from benchmarks.training.study import Study
 
 TOLERANCE = 1e-6
+
+
+def study(name: str, description: str | None, fit: Fit) -> Study:
+    """Returns a fit as what the command line runs."""
+    return Study(
+        name,
+        description,
+        functools.partial(run, fit),
+        f"at most {fit.max_iterations:,} iterations, {fit.runs} runs; {', '.join(fit.methods)}",
+        options=("optimizers", "seeds"),
+        choices=fit.methods,
+    )
 
 
 def run(
     fit: Fit,
     folder: Path,
     quick: bool = False,
-    methods: Sequence[str] | None = None,
+    optimizers: Sequence[str] | None = None,
     seeds: int | None = None,
 ) -> Path:
     """Runs a fit, or what is missing of it.
@@ -39,14 +52,14 @@ def run(
       fit: what to run.
       folder: where the results go.
       quick: fewer and shorter runs, of some methods alone, none of them tuned.
-      methods: names from its table of methods.
+      optimizers: names from its table of methods; what was run before stays in the results.
       seeds: runs per method.
 
     Returns:
       The path of the plot.
     """
     count = seeds or (fit.quick_runs if quick else fit.runs)
-    names = methods or (fit.quick_methods if quick else fit.methods)
+    names = optimizers or (fit.quick_methods if quick else fit.methods)
     settings = {
         "points": len(fit.task.train_inputs),
         "test_points": len(fit.task.test_inputs),
@@ -65,21 +78,30 @@ def run(
         length = settings["max_iterations"]
         runner = Runner(fit.task, fit.methods[name], TOLERANCE, length, fit.target_error)
         _run_method(runner, entry, count, fit.tuning_seeds, save)
-    shown = {name: content["methods"][name] for name in names}
+    shown = {name: content["methods"][name] for name in fit.methods if _is_run(fit, name, content)}
     tables.write(folder, content["title"], *report.paragraphs(fit, content, shown))
     return report.picture(fit, content["title"], shown, folder / f"{folder.name}.png")
 
 
 def _entry(fit: Fit, name: str, entries: dict[str, Any]) -> dict[str, Any]:
     """Returns what is known of a method; nothing if it was run with other settings."""
-    method = fit.methods[name]
-    settings = {"options": dict(method.options), "bits": method.bits}
-    if method.tuned:
-        settings["tuning_seeds"] = fit.tuning_seeds
+    method, settings = fit.methods[name], _settings(fit, name)
     if name not in entries or entries[name]["settings"] != settings:
         fresh = {"settings": settings, "learning_rate": method.learning_rate}
         entries[name] = fresh | {"compile_seconds": None, "grid": {}, "runs": []}
     return entries[name]
+
+
+def _settings(fit: Fit, name: str) -> dict[str, Any]:
+    """Returns what the runs of a method depend on."""
+    method = fit.methods[name]
+    settings = {"options": dict(method.options), "bits": method.bits}
+    return settings | ({"tuning_seeds": fit.tuning_seeds} if method.tuned else {})
+
+
+def _is_run(fit: Fit, name: str, content: Mapping[str, Any]) -> bool:
+    entry = content["methods"].get(name)
+    return entry is not None and entry["settings"] == _settings(fit, name) and bool(entry["runs"])
 
 
 def _run_method(

@@ -55,6 +55,7 @@ class MiniBatchStudy:
     target_errors: tuple[float, ...] = ()
 
     options = ("optimizers", "seeds", "epochs")
+    choices = tuple(OPTIMIZERS)
 
     @property
     def summary(self) -> str:

@@ -1,7 +1,7 @@
 """What the command line runs: studies, of whatever kind."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from benchmarks.training.runs import ROOT
@@ -21,6 +21,7 @@ class Study:
         picture; the quick form is a small one.
       size: how long, how often and by what, in a line, where that can be chosen.
       options: which of `optimizers`, `seeds` and `epochs` can be chosen.
+      choices: the names that `optimizers` are chosen from.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Study:
     run: Callable[..., Path]
     size: str = ""
     options: tuple[str, ...] = ()
+    choices: Collection[str] = ()
 
     @property
     def summary(self) -> str:
