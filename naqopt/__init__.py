@@ -8,7 +8,8 @@ from naqopt.optimizers.adaqn import adaqn
 from naqopt.optimizers.asnaq import asnaq
 from naqopt.optimizers.full_batch import bfgs, moq, naq
 from naqopt.optimizers.mnaq import mnaq
-from naqopt.optimizers.online import multi_batch_omoq, obfgs, omoq, onaq
+from naqopt.optimizers.multi_batch import multi_batch_omoq
+from naqopt.optimizers.online import obfgs, omoq, onaq
 from naqopt.optimizers.self_scaled import ssbfgs, ssbroyden
 from naqopt.optimizers.symmetric_rank_one import lsr1, mosr1, sr1n
 from naqopt.optimizers.variance_reduced import svr_naq, svrg, svrg2

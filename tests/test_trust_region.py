@@ -9,7 +9,7 @@ import pytest
 from optimizer_table import enable_x64
 
 from naqopt.curvature import indefinite, sr1
-from naqopt.optimizers._indefinite import solve_by_eigenvectors
+from naqopt.optimizers._subproblem import solve_by_eigenvectors
 from naqopt.steps import trust_region
 from naqopt.steps.trust_region import exact, next_radius, steihaug
 

@@ -32,6 +32,7 @@ from naqopt.optimizers._differences import (
     without_pair,
 )
 from naqopt.optimizers._stored import Stored, init_stored, update_stored, without_value
+from naqopt.optimizers._subproblem import solve
 from naqopt.state import Info, gathered, init_info, leaves_bad_point, record
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
@@ -102,75 +103,6 @@ class TrustRegionState(NamedTuple):
             **without_pair(self.pending, self.velocity),
             stored=None if self.stored is None else without_value(self.stored),
         )
-
-
-class Solution(NamedTuple):
-    """A step of the subproblem.
-
-    Attributes:
-      step: s.
-      quadratic: sᵀB s.
-      length: ‖s‖, which is not finite where s is not.
-    """
-
-    step: Tree
-    quadratic: Scalar
-    length: Scalar
-
-
-def solve_by_eigenvectors(
-    curvature: Indefinite, state: Any, gradient: Tree, radius: Scalar, exact: bool = True
-) -> Solution:
-    """Solves the subproblem in the eigenvectors of B, exactly or by conjugate gradients.
-
-    Where B is γI, on the complement of the others, only the direction of g matters: one eigenvector
-    more, with the coordinate a⊥ = √(‖g‖² − ‖a‖²). Conjugate gradients take the same steps among
-    these coordinates as among all parameters, but read the pairs twice in all, where each product
-    with B would read them twice.
-    """
-    eigen = curvature.eigen(state)
-    a = jnp.where(eigen.present, eigen.project(gradient), 0)
-    norm = _tree.norm(gradient).astype(a.dtype)
-    # The model by ‖g‖ has the same minimum, and no square that overflows.
-    unit = jnp.where(norm > 0, norm, 1)
-    rest = jnp.sqrt(jnp.maximum((norm / unit) ** 2 - jnp.sum((a / unit) ** 2), 0))
-    present = jnp.append(eigen.present, True)
-    eigenvalues = jnp.where(present, jnp.append(eigen.eigenvalues, eigen.rest), 0)
-    scaled, coordinates = eigenvalues / unit, jnp.append(a / unit, rest)
-    if exact:
-        found = trust_region.exact(scaled, coordinates, radius, present).step
-    else:
-        products = curvature.max_products(state)
-        found = _steihaug(lambda v: scaled * v, coordinates, radius, products).step
-    # s = τ g⊥ + Σ p_i u_i with g⊥ = g − Σ a_i u_i
-    p = found[:-1]
-    tau = jnp.where(rest > 0, found[-1] / jnp.where(rest > 0, rest * unit, 1), 0)
-    outer = eigen.combine(p - tau * a)
-    step = jax.tree.map(lambda g, x: tau.astype(g.dtype) * g + x.astype(g.dtype), gradient, outer)
-    quadratic = jnp.sum(eigenvalues * found**2)
-    # With pairs that hardly differ the eigenvectors are not quite orthonormal in float32.
-    length = jnp.sqrt(_tree.squared_norm(step)).astype(a.dtype)
-    shorter = jnp.minimum(1, radius / jnp.where(length > 0, length, 1))
-    return Solution(_tree.scale(shorter, step), shorter**2 * quadratic, shorter * length)
-
-
-def _steihaug(
-    multiply: Callable[[Tree], Tree], gradient: Tree, radius: Scalar, max_products: int
-) -> trust_region.Steihaug:
-    """Solves the subproblem by conjugate gradients, as accurately as the dtype allows."""
-    tolerance = 1e-12 if radius.dtype == jnp.float64 else 1e-6
-    return trust_region.steihaug(multiply, gradient, radius, tolerance, max_products)
-
-
-def _solve(method: Method, state: Any, gradient: Tree, radius: Scalar) -> Solution:
-    """Returns the step of the method's solver."""
-    curvature = method.curvature
-    if method.exact or curvature.limited:
-        return solve_by_eigenvectors(curvature, state, gradient, radius, method.exact)
-    products = curvature.max_products(state)
-    found = _steihaug(curvature.multiply(state), gradient, radius, products)
-    quadratic, squared = _tree.dots((found.step, found.product), (found.step, found.step))
-    return Solution(found.step, quadratic, jnp.sqrt(squared))
 
 
 def _momentum(method: Method, since_rejection: Scalar, dtype: Any) -> Scalar:
@@ -260,12 +192,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         moving = norm > 0
         radius = state.radius
         if method.initial_radius is None:
-            first = jnp.clip(
-                _tree.norm(measured).astype(dtype),
-                trust_region.MIN_RADIUS,
-                trust_region.MAX_RADIUS,
-            )
-            radius = jnp.where((radius > 0) | ~moving, radius, first)
+            radius = _first_radius(radius, measured, moving)
         # While nothing is known of the curvature a step leads to the boundary: γ = ‖ĝ‖/Δ.
         radius_of_step = jnp.where(radius > 0, radius, 1)
         gamma = norm / radius_of_step
@@ -274,7 +201,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             larger = jnp.maximum(_LARGER * curvature.gamma.astype(dtype), gamma)
             gamma = jnp.where(again, larger, gamma)
         curvature = method.curvature.begin(curvature, gamma, taken & moving)
-        solution = _solve(method, curvature, g, radius_of_step)
+        solution = solve(method.curvature, method.exact, curvature, g, radius_of_step)
         refused = taken & ~jnp.isfinite(solution.length)
         (moves,) = _tree.masks(moving & ~refused)
         step = _tree.choose((moves, solution.step))
@@ -295,17 +222,11 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         if gradient_there is not None:
             usable = usable & _tree.is_finite(gradient_there)
 
-        # ared / pred with the raw gradient; beneath rounding the ratio is noise, hence the slack
-        # of ε |E| on both. Conn, Gould and Toint (17.4.2) have 10 ε |E|, by which the loss can rise
-        # ten times as far (`test_a_loss_whose_decrease_is_beneath_its_rounding`).
         quadratic = solution.quadratic.astype(dtype)
         slope = _tree.dot(measured, step).astype(dtype)
         predicted = -(slope + 0.5 * quadratic)
         uphill = given.uphill(lambda: slope)
-        sound = usable & (predicted > 0)
-        slack = jnp.finfo(dtype).eps * jnp.abs(here)
-        reduction = here - there + slack
-        ratio = jnp.where(sound, reduction / jnp.where(sound, predicted + slack, 1), 0)
+        ratio = _ratio(here, there, predicted, usable)
         accepted = moving & ~refused & (ratio > method.radius_rule.accept)
         # With a zero gradient the momentum goes on, though not from where the loss is infinite.
         coasts = ~moving & jnp.isfinite(here)
@@ -358,12 +279,14 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
             assert lookahead is not None
             onward = _tree.add(lookahead, step)
             velocity = _tree.choose((goes, onward), (stays, state.velocity))
-            move = _tree.choose((goes, onward), (away, jax.tree.map(jnp.negative, state.velocity)))
-            if ahead:
+            if ahead:  # from ŵ, by s and to the next look-ahead point
                 to_iterate = jax.tree.map(jnp.negative, lookahead)
                 move = _tree.choose((goes, step), (back | away, to_iterate))
                 weight = jnp.where(taken, next_momentum, 0)
                 move = _tree.add(move, _tree.scale(weight, velocity))
+            else:  # from w, by v⁺
+                to_previous = jax.tree.map(jnp.negative, state.velocity)
+                move = _tree.choose((goes, onward), (away, to_previous))
 
         if pending is not None:
             assert pending.has_previous is not None
@@ -409,6 +332,26 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         return _tree.cast_as(params, move), gathered(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _first_radius(radius: Scalar, gradient: Tree, moving: Scalar) -> Scalar:
+    """Returns the radius, at the first gradient that is not zero that gradient's norm."""
+    norm = _tree.norm(gradient).astype(radius.dtype)
+    first = jnp.clip(norm, trust_region.MIN_RADIUS, trust_region.MAX_RADIUS)
+    return jnp.where((radius > 0) | ~moving, radius, first)
+
+
+def _ratio(here: Scalar, there: Scalar, predicted: Scalar, usable: Scalar) -> Scalar:
+    """Returns ared / pred, the part that the loss falls by of what the model predicts.
+
+    Beneath rounding the ratio is noise, hence the slack of ε |E| on both. Conn, Gould and Toint
+    (17.4.2) have 10 ε |E|, by which the loss can rise ten times as far
+    (`test_a_loss_whose_decrease_is_beneath_its_rounding`).
+    """
+    sound = usable & (predicted > 0)
+    slack = jnp.finfo(here.dtype).eps * jnp.abs(here)
+    reduction = here - there + slack
+    return jnp.where(sound, reduction / jnp.where(sound, predicted + slack, 1), 0)
 
 
 def _evaluate(
