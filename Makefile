@@ -24,12 +24,14 @@ demo: .venv/.examples
 # them. What is compiled quickly (see tests/conftest.py) leaves out what that compiler gets wrong.
 QUICKLY := NAQOPT_QUICK_COMPILATION=1 $(PYTEST)
 
+BY_DEFAULT_COMPILER := $(shell grep -l default_compiler tests/test_*.py)
+
 test: .venv/.examples .venv/.test
 	$(QUICKLY) -m "not slow and not default_compiler"
-	$(PYTEST) -m "not slow and default_compiler"
+	$(PYTEST) -m "not slow and default_compiler" $(BY_DEFAULT_COMPILER)
 test-full: .venv/.examples .venv/.test .venv/.small-models
 	$(QUICKLY) -m "not default_compiler" --ignore=tests/test_adaptive.py --ignore-glob="*_listings.py"
-	$(PYTEST) -m "default_compiler"
+	$(PYTEST) -m "default_compiler" $(BY_DEFAULT_COMPILER)
 	$(PYTEST) -m "not default_compiler" tests/test_adaptive.py tests/*_listings.py
 
 lint: .venv/.examples .venv/.test .venv/.lint

@@ -332,7 +332,13 @@ def test_the_target_follows_every_ten_nets():
     assert np.abs(iterate - learner.params).max() > 1e-4  # the look-ahead is elsewhere
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("adam", "asnaq") else pytest.mark.slow)
+        for name in methods.METHODS
+    ],
+)
 def test_a_run_is_finite_repeats_itself_and_is_compiled_once(name):
     router = runs.Router(methods.METHODS[name], grids.make(), episodes=12)
     rate = methods.METHODS[name].middle_rate

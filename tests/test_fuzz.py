@@ -175,7 +175,15 @@ def test_steps_stay_finite_and_are_compiled_once(optimizer, tree):
     assert all(np.all(np.isfinite(np.asarray(x, np.float64))) for x in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("call", [naqopt.onaq, naqopt.asnaq, naqopt.sr1n, naqopt.bfgs])
+@pytest.mark.parametrize(
+    "call",
+    [
+        naqopt.onaq,
+        naqopt.sr1n,
+        pytest.param(naqopt.asnaq, marks=pytest.mark.slow),
+        pytest.param(naqopt.bfgs, marks=pytest.mark.slow),
+    ],
+)
 def test_two_hundred_leaves(call):
     tree = {f"{i}": [((i % 3,), jnp.float32), ((), jnp.bfloat16)] for i in range(100)}
     traced(call(memory_size=1), params_of(tree))
