@@ -25,7 +25,8 @@ class Recorder:
     Attributes:
       budget: gradients.
       block: gradients until the points change.
-      seconds: after which a run ends, whatever is left of the budget.
+      seconds: of the processor, which other processes do not lengthen much, after which a run
+        ends, whatever is left of the budget.
       gradients: taken so far.
       losses: evaluations of the loss alone.
       points: best points, one for each of `curve`.
@@ -61,7 +62,7 @@ class Recorder:
         """Whether the budget, or the time, is spent."""
         jax.effects_barrier()
         started = math.inf if self._started is None else self._started
-        late = time.perf_counter() - started > self.seconds
+        late = time.process_time() - started > self.seconds
         return self.gradients >= self.budget or late
 
     @property
@@ -109,7 +110,7 @@ class Recorder:
 
     def _evaluated(self) -> None:
         if self._started is None:
-            self._started = time.perf_counter()
+            self._started = time.process_time()
         self.evaluations += 1
 
     def _differentiated(self, value: Any, point: Any) -> None:
@@ -128,7 +129,7 @@ class Recorder:
         row = (
             min(self.gradients, self.budget),
             self.losses,
-            time.perf_counter() - self._started,
+            time.process_time() - self._started,
             value,
         )
         for column, number in zip(self.curve.values(), row, strict=True):
@@ -170,7 +171,7 @@ def run(
       budget: gradients.
       block: gradients until the points change; None for never.
       marks: how many points of the curve.
-      seconds: after which it ends.
+      seconds: of the processor, after which it ends.
     """
     recorder = Recorder(budget, marks, block, seconds)
     minimiser = method(recorder.counted(loss), recorder)

@@ -17,7 +17,7 @@ Entries = Mapping[str, Mapping[str, Any]]
 def table(entries: Entries, methods: Mapping[str, Any]) -> str:
     """Returns a line for each method: where its runs ended, and what they took."""
     header = ["method", "loss, median [min, max]", "relative L2 error, median [min, max]"]
-    header += ["gradients", "losses alone", "s", "error at half the gradients"]
+    header += ["gradients", "losses alone", "CPU s", "error at half the gradients"]
     rows = []
     for name, entry in entries.items():
         curves = [run["curve"] for run in entry["runs"].values()]
@@ -71,7 +71,10 @@ def picture(
                         curve[x], curve[y], style, color=color, linewidth=width, label=label
                     )
     for column, (x, scale) in enumerate(
-        (("gradients, Adam's at first included", "linear"), ("seconds, without compiling", "log"))
+        (
+            ("gradients, Adam's at first included", "linear"),
+            ("seconds of the processor, without compiling", "log"),
+        )
     ):
         for row, y in enumerate(("relative L2 error", "loss")):
             axes[row, column].set(xscale=scale, yscale="log", xlabel=x, ylabel=y)

@@ -7,7 +7,8 @@ the residuals of each method's own solution (those of the small Poisson problem 
 that stay are fitted and nothing between them; a method that stops before has its new points at
 once. Reduced here to what two cores can do: 2,000 points
 and 5,000 gradients, where the published runs have 8,000 to 15,000 points and 10,000 to 50,000
-steps. A run ends after five minutes (SciPy's BFGS takes d³ operations a step).
+steps. A run ends after five minutes of the processor (SciPy's BFGS takes d³ operations a step), of
+which the seconds in tables and curves are.
 `pinn-burgers-in-full` is SSBroyden at the published size of one. `pinn-convection` is about the
 first matrix of dense BFGS, behind 1,500 steps of Adam, and `pinn-convection-cold` without them: 600
 gradients, four starts.
