@@ -20,7 +20,6 @@ point ŵ = w + μv. Multi-batch oMoQ is oMoQ but for y, whose gradients are all 
 three batches share. The recipes stand in `full_batch` and `online`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,8 @@ import optax
 
 from naqopt import _checks, _closures, _history, _tree
 from naqopt._tree import Scalar, Tree
-from naqopt.optimizers._differences import Pending, chain, extrapolate, init_pending, settle
+from naqopt.optimizers import _phases
+from naqopt.optimizers._differences import chain, extrapolate, init_pending
 from naqopt.optimizers._method import Method, QuasiNewtonState, unknown_loss
 from naqopt.optimizers._stored import (
     Stored,
@@ -40,68 +40,7 @@ from naqopt.optimizers._stored import (
     without_value,
 )
 from naqopt.state import gathered, init_info, leaves_bad_point, record
-from naqopt.steps import schedules
-from naqopt.steps.direction import descent
 from naqopt.steps.line_search import Line
-
-# The parts of a step.
-
-
-def _momentum(method: Method, count: Scalar, dtype: Any) -> Scalar:
-    """Returns μ of the step after `count` others; 0 for a method without momentum."""
-    momentum = 0.0 if method.momentum is None else method.momentum
-    return schedules.evaluate("momentum", momentum, count, dtype)
-
-
-def _loss(method: Method, value_fn: Any, grad_fn: Any) -> Callable[[Tree], jax.Array]:
-    """Returns the loss, which may be missing where the method does not need it."""
-    needed = method.step_length.needs_loss or method.store_grad
-    needed = needed or (method.two_gradients and grad_fn is None)
-    if value_fn is None and not needed:
-        return lambda params: jnp.zeros(())
-    return _closures.loss(method.optimizer, "value_fn", value_fn)
-
-
-def _first_scale(method: Method, norm_g: Scalar) -> Scalar:
-    """Returns γ of H0 = γ I while no pair is stored."""
-    if not method.scale_first:
-        return jnp.ones_like(norm_g)
-    return jnp.where(norm_g > 0, 1 / jnp.where(norm_g > 0, norm_g, 1), 1)
-
-
-def _direction(
-    method: Method, product: Tree, g: Tree, norm_g: Scalar, count: Scalar
-) -> tuple[Tree, Scalar, Scalar, Scalar]:
-    """Returns d = −H ĝ, normalised or not, times the rate; its length; ‖H ĝ‖ and the rate."""
-    product = _tree.cast_as(g, product)
-    norm = jnp.sqrt(_tree.squared_norm(product)).astype(norm_g.dtype)
-    rate = 1.0 if method.learning_rate is None else method.learning_rate
-    rate = schedules.evaluate("learning_rate", rate, count, norm.dtype)
-    direction, length = descent(product, norm, g, norm_g, rate, method.normalize)
-    return direction, length, norm, rate
-
-
-def _pair(
-    method: Method,
-    curvature: Any,
-    number: Any,
-    ends: tuple[Tree, Tree],
-    s: Tree,
-    accept: Scalar,
-    expected: Scalar | None,
-) -> tuple[Any, Any, dict[str, Scalar]]:
-    """Forms the pair of this very step, from the gradients at its ends ŵ and w⁺."""
-    g, g_next = ends
-    epsilon = _tree.subtract(g_next, g)
-    y = method.difference(epsilon, s, g)
-    numerator = None
-    if method.plain_first_scale:
-        plain = _tree.dot(s, epsilon)
-        numerator = jnp.where(plain > 0, plain, _tree.dot(s, y))
-    asked = {} if expected is None else {"expected": expected}
-    curvature, stored = method.curvature.update(curvature, s, y, accept, numerator, **asked)
-    number = method.step_length.learn(number, s, y, stored)
-    return curvature, number, {"pairs_stored": stored, "pairs_refused": accept & ~stored}
 
 
 def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
@@ -112,7 +51,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
     def init(params: optax.Params) -> QuasiNewtonState:
         params = _checks.params(name, params)
         dtype = _tree.scalar_dtype(params)
-        mu = _momentum(method, jnp.zeros((), jnp.int32), dtype)
+        mu = _phases.momentum(method, jnp.zeros((), jnp.int32), dtype)
         return QuasiNewtonState(
             count=jnp.zeros((), jnp.int32),
             momentum=jnp.array(mu) if method.ahead else None,
@@ -151,7 +90,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         given = _closures.arguments(name, like, updates, params, grad)
         if method.has_parts:
             given = _closures.with_parts(name, given, part_grads)
-        loss = _loss(method, value_fn, grad_fn)
+        loss = _phases.loss_function(method, value_fn, grad_fn)
         return _step(method, state, given, loss, value, grad_fn)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -193,23 +132,8 @@ def _step(
     events: dict[str, Scalar] = {}
     product = None
     if state.pending is not None:
-        update_pair: Callable[..., Any] = method.curvature.update
-        product_now = None
-        if method.curvature.update_then_precondition is not None and not behind:
-            # ĝ is here already: the pair and the direction are of one pass over the matrix.
-            scale = _first_scale(method, norm_g)
-            update_pair = functools.partial(
-                method.curvature.update_then_precondition, g=g, first_scale=scale
-            )
-            product_now = functools.partial(method.curvature.precondition, curvature, g, scale)
-        curvature, events, product = settle(
-            update_pair,
-            method.difference,
-            curvature,
-            state.pending,
-            parts.oldest,
-            taken,
-            product_now,
+        curvature, events, product = _phases.settle_pending(
+            method, state, parts.oldest, taken, g, norm_g
         )
 
     # ŵ and ĝ: `g` makes the direction, `extrapolated` of raw gradients the pair.
@@ -218,17 +142,17 @@ def _step(
     here, restarts = None, jnp.zeros((), bool)
     if ahead and state.losses is not None:
         here = loss_at_params()
-        restarts = _overshoots(state.losses, here)
+        restarts = _phases.overshoots(state.losses, here)
     if behind:
         assert state.pending is not None
-        mu = _momentum(method, state.count, dtype)
+        mu = _phases.momentum(method, state.count, dtype)
         # After the pair, which takes memory of its own meanwhile.
         mu, size = _tree.together(mu, curvature.size)
         curvature = curvature._replace(size=size)
         if state.losses is not None:
             # Where the momentum restarts, ŵ is w and ĝ the gradient there.
             here = loss_at(_tree.add(point, _tree.scale(mu, state.velocity)))
-            restarts = _overshoots(state.losses, here)
+            restarts = _phases.overshoots(state.losses, here)
             (restarts,) = _tree.together(restarts)
             mu, here = jnp.where(restarts, 0, mu), jnp.where(restarts, loss_at_params(), here)
         lookahead = _tree.scale(mu, state.velocity)
@@ -236,9 +160,9 @@ def _step(
         g, extrapolated = extrapolate(state.pending, mu, g, parts.middle)
         norm_g = _tree.norm(g)
     if product is None:
-        scale = _first_scale(method, norm_g)
+        scale = _phases.first_scale(method, norm_g)
         product = method.curvature.precondition(curvature, g, scale)
-    direction, length, norm, rate = _direction(method, product, g, norm_g, state.count)
+    direction, length, norm, rate = _phases.direction(method, product, g, norm_g, state.count)
 
     def loss_at_point() -> jax.Array:
         if here is not None:
@@ -283,7 +207,7 @@ def _step(
     if method.two_gradients:
         g_next = choice.gradient
         if g_next is None:
-            loss_next, g_next = _gradient_at(method, loss, grad_fn, arrival, loss_next)
+            loss_next, g_next = _phases.gradient_at(method, loss, grad_fn, arrival, loss_next)
         refused = refused | ~_tree.is_finite(g_next)
         if state.losses is not None:
             assert loss_next is not None
@@ -295,7 +219,9 @@ def _step(
                 rises = rises & choice.failed
             refused = refused | rises | ~jnp.isfinite(loss_next)
         ends, formed = (extrapolated, _tree.cast_as(point, g_next)), taken & ~refused & ~restarts
-        curvature, number, pairs = _pair(method, curvature, number, ends, s, formed, expected)
+        curvature, number, pairs = _phases.pair(
+            method, curvature, number, ends, s, formed, expected
+        )
         events |= pairs
 
     # A refused step leads back to w and stops there, and the pairs go. Where a momentum whose
@@ -307,52 +233,39 @@ def _step(
     # So does one that leaves a bad point, to w or to the iterate before.
     curvature = method.curvature.clear(curvature, refused | leaves)
     goes, stops, skips, back = _tree.masks(goes, taken & ~goes, ~taken & ~leaves, leaves)
-    next_momentum = _momentum(method, count, dtype)
-    if ahead:
-        # to the next look-ahead point: w⁺ + μ⁺ v⁺ − ŵ
-        onward = _tree.add(step, _tree.scale(next_momentum, velocity))
-        move = _tree.choose((goes, onward), (stops | back, jax.tree.map(jnp.negative, lookahead)))
-    elif method.two_gradients:
-        move = _tree.choose((goes, velocity))
-    else:
-        assert state.pending is not None
-        last = state.pending.s if state.velocity is None else state.velocity
-        move = _tree.choose((goes, velocity), (back, jax.tree.map(jnp.negative, last)))
+    fates = _phases.Fates(goes, stops, skips, back)
+    next_momentum = _phases.momentum(method, count, dtype)
+    move = _phases.move(method, state, fates, step, lookahead, velocity, next_momentum)
 
     pending = state.pending
     if pending is not None:
         waits, follows = chain(pending, ~refused, taken)
-        pending = Pending(
+        kept = pending._replace(
             waits=waits & ~leaves,
             s=_tree.choose((goes, s), (skips, pending.s)),
             extrapolated=_tree.choose((goes, extrapolated), (skips, pending.extrapolated)),
-            previous=_tree.choose((~skips, parts.newest), (skips, pending.previous))
-            if behind
-            else None,
-            previous_updates=_tree.choose((~skips, updates), (skips, pending.previous_updates))
-            if behind
-            else None,
-            has_previous=None
-            if pending.has_previous is None
-            else taken | (pending.has_previous & ~leaves),
             expected=None if expected is None else _tree.where(taken, expected, pending.expected),
             follows=follows,
         )
+        if behind:
+            assert pending.has_previous is not None
+            kept = kept._replace(
+                previous=_tree.choose((~skips, parts.newest), (skips, pending.previous)),
+                previous_updates=_tree.choose((~skips, updates), (skips, pending.previous_updates)),
+                has_previous=taken | (pending.has_previous & ~leaves),
+            )
+        pending = kept
     stored = state.stored
     if stored is not None:
         there = value_and_grad(name, choice, loss, grad_fn, arrival)
-        fates = goes, stops, skips | back
-        stored = update_stored(stored, fates, Stored(loss_at_point(), raw), there)
+        here_and_there = Stored(loss_at_point(), raw), there
+        stored = update_stored(stored, (goes, stops, skips | back), *here_and_there)
         unknown = without_value(stored).value
         stored = stored._replace(value=jnp.where(leaves, unknown, stored.value))
     losses = state.losses
     if losses is not None:
         assert loss_next is not None
-        kept = jnp.where(restarts, unknown_loss(dtype), losses)
-        pushed = jnp.append(kept[1:], loss_next.astype(dtype))
-        pushed = jnp.where(jnp.isfinite(loss_next), pushed, kept)
-        ended = (stops | back) != 0
-        losses = jnp.where(goes != 0, pushed, jnp.where(ended, unknown_loss(dtype), losses))
+        losses = _phases.next_losses(losses, fates, restarts, loss_next)
     info = record(
         state.info,
         taken,
@@ -383,18 +296,3 @@ def _step(
         info=info,
     )
     return _tree.cast_as(params, move), gathered(new_state, state)
-
-
-def _overshoots(losses: jax.Array, here: Scalar) -> Scalar:
-    """Returns whether one of the last losses is known, and E(ŵ) above all, or not finite."""
-    highest = jnp.max(losses)
-    return (highest > unknown_loss(losses.dtype)) & ~(here <= highest)
-
-
-def _gradient_at(
-    method: Method, loss: Any, grad_fn: Any, arrival: Tree, known: Scalar | None
-) -> tuple[Scalar | None, Tree]:
-    """Returns the loss at the new iterate where it is asked for, and the gradient there."""
-    if method.restart_window is None or known is not None:
-        return known, _closures.gradient(method.optimizer, loss, grad_fn, arrival)
-    return _closures.value_and_gradient(method.optimizer, loss, grad_fn, arrival)
