@@ -31,6 +31,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "extensions.api",
     "extensions.gallery",
+    "extensions.links",
     "extensions.mathematics",
     "extensions.studies",
 ]

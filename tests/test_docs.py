@@ -15,6 +15,7 @@ DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
 from extensions import api, gallery, pages, studies  # noqa: E402
+from extensions.links import on_site  # noqa: E402
 
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 WRITTEN += [
@@ -50,10 +51,22 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(path):
-    text = path.read_text(encoding="utf-8")
-    lost = sorted(x for x in links(text) if not exists(path.parent, x))
+def test_links_lead_somewhere_in_a_clone_and_in_the_site(path):
+    text, folder = path.read_text(encoding="utf-8"), path.parent
+    lost = sorted(x for x in links(text) if not (folder / x).exists())
     assert not lost
+    text = on_site(text, str(folder.relative_to(ROOT)))
+    lost = sorted(x for x in links(text) if not exists(folder, x))
+    assert not lost
+
+
+def test_what_the_build_makes_a_page_of_is_linked_as_that():
+    found = on_site(
+        "[a](../../benchmarks/results/levy/results.md#b) [c](../choose.md)", "docs/results"
+    )
+    assert found == "[a](studies/levy.md#b) [c](../choose.md)"
+    found = on_site("[a](../notebooks/) [b](../naqopt/__init__.py) [c](https://d.e/f)", "docs")
+    assert found == "[a](notebooks/index.md) [b](api/index.rst) [c](https://d.e/f)"
 
 
 @pytest.mark.parametrize("path", gallery.notebooks(), ids=lambda path: path.stem)
