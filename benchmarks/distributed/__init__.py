@@ -8,10 +8,10 @@ of sums that are taken in another order; what a checkpoint holds does not differ
 import dataclasses
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,24 +44,9 @@ def run(out: Path, quick: bool) -> Path:
     folder = (out / "distributed").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     steps = 20 if quick else 60
-    common = {"folder": str(folder), "steps": steps, "checkpoint_at": steps // 2}
-    one = Task("one", devices=8, **common)
-    two = Task("two", devices=4, processes=2, port=_free_port(), **common)
-    for optimizer in OPTIMIZERS:
-        for name in ("one", "two"):
-            _remove(one.checkpoint(name, optimizer))
     click.echo(f"{_TITLE}\nresults in {folder}")
-    _launch("one process, 8 devices", [one])
-    both = [dataclasses.replace(two, process=i) for i in range(2)]
-    _launch("two processes, 4 devices each", both)
-    _launch(
-        "one process, 2 devices, from the checkpoint of the two",
-        [Task("resumed", devices=2, resume="two", **common)],
-    )
-    found = {}
-    for name in ("one", "two", "resumed"):
-        with np.load(folder / f"{name}.npz") as arrays:
-            found[name] = dict(arrays)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = _trained(Path(scratch), steps)
     entries = {optimizer: _compared(found, optimizer, steps // 2) for optimizer in OPTIMIZERS}
     path = folder / "distributed.json"
     content = {"schema": records.SCHEMA, "title": _TITLE, "steps": steps, "quick": quick}
@@ -72,6 +57,23 @@ def run(out: Path, quick: bool) -> Path:
     if wrong:
         raise RuntimeError(f"other numbers than those of one process: {', '.join(wrong)}; {path}")
     return path
+
+
+def _trained(scratch: Path, steps: int) -> dict[str, Any]:
+    """Trains in every layout; returns by its name what each has written."""
+    common = {"folder": str(scratch), "steps": steps, "checkpoint_at": steps // 2}
+    one = Task("one", devices=8, **common)
+    _launch("one process, 8 devices", [one])
+    two = Task("two", devices=4, processes=2, port=_free_port(), **common)
+    both = [dataclasses.replace(two, process=i) for i in range(2)]
+    _launch("two processes, 4 devices each", both)
+    resumed = Task("resumed", devices=2, resume="two", **common)
+    _launch("one process, 2 devices, from the checkpoint of the two", [resumed])
+    found = {}
+    for task in (one, two, resumed):
+        with np.load(scratch / f"{task.name}.npz") as arrays:
+            found[task.name] = dict(arrays)
+    return found
 
 
 def _launch(title: str, tasks: Sequence[Task]) -> None:
@@ -107,12 +109,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _remove(path: Path) -> None:
-    """Removes the checkpoint of an earlier run."""
-    if path.exists():
-        shutil.rmtree(path)
 
 
 def _numbers(found: Any, optimizer: str, kind: str) -> list[np.ndarray]:

@@ -9,14 +9,17 @@ from benchmarks.studies import STUDIES
 from benchmarks.training.study import RESULTS
 from extensions import pages
 
-_NO_STUDY = {"speed": "python -m benchmarks speed"}
+_NO_STUDY = {
+    "speed": "Speed of the optimizers.",
+    "distributed": "Two processes train as one does, and a checkpoint on other devices.",
+}
 
 
 def _description(name: str) -> str:
     """Returns what a study's docstring says."""
     study = STUDIES.get(name)
     if study is None:
-        return ""
+        return _NO_STUDY.get(name, "")
     build = getattr(study, "build", None)
     text = getattr(study, "description", None) or getattr(build, "func", build).__doc__ or ""
     first, _, rest = inspect.cleandoc(text).partition("\n")
@@ -29,7 +32,7 @@ def _page(folder: Path) -> str:
     lines = (folder / "results.md").read_text(encoding="utf-8").splitlines()
     heading, table = lines[0], "\n".join(lines[1:]).strip()
     name = folder.name
-    command = _NO_STUDY.get(name, f"python -m benchmarks run {name}")
+    command = f"python -m benchmarks {name if name in _NO_STUDY else f'run {name}'}"
     # reStructuredText's `code` and lists are Markdown's too; formulas of docstrings are not.
     parts = [heading, _description(name).replace("``", "`"), f"```bash\n{command}\n```"]
     parts += [
@@ -43,7 +46,7 @@ def _page(folder: Path) -> str:
 def _index(names: list[str]) -> str:
     rows = []
     for name in names:
-        description = _description(name) or "Speed of the optimizers"
+        description = _description(name)
         summary = description.partition("\n")[0].replace("|", "\\|")
         rows.append(f"| [`{name}`]({name}.md) | {summary} |")
     table = "\n".join(["| study | what it is |", "|---|---|", *rows])
