@@ -117,9 +117,11 @@ def with_parts(optimizer: str, given: Given, part_grads: Any) -> Given:
 
 
 def loss(
-    optimizer: str, name: str, function: Callable[[Tree], Any] | None
+    optimizer: str, name: str, function: Callable[[Tree], Any] | None, arguments: str = "p"
 ) -> Callable[[Tree], Any]:
     """Returns the function with its result checked to be one real number.
+
+    `arguments` are those of the user's function, for messages.
 
     Raises:
       ValueError: if the function is missing, or (when called) does not return a scalar.
@@ -155,15 +157,16 @@ def loss(
             found = type(value).__name__ if found is None else f"an array of shape {found}"
             raise ValueError(
                 f"naqopt.{optimizer}: `{name}` must return a scalar, got {found}. Average it, "
-                f"`{name}=lambda p: jnp.mean(losses(p))`, or drop the auxiliary output, "
-                f"`{name}=lambda p: loss_fn(p)[0]`."
+                f"`{name}=lambda {arguments}: jnp.mean(losses({arguments}))`, or drop the "
+                f"auxiliary output, `{name}=lambda {arguments}: loss_fn({arguments})[0]`."
             )
         result = jnp.asarray(value)
         if not jnp.issubdtype(result.dtype, jnp.floating):
             raise TypeError(
                 f"naqopt.{optimizer}: `{name}` must return a real floating number, got "
                 f"{result.dtype.name}. Of a complex one take the real part, "
-                f"`{name}=lambda p: jnp.real(loss_fn(p))`; whole numbers have no gradient."
+                f"`{name}=lambda {arguments}: jnp.real(loss_fn({arguments}))`; whole numbers have "
+                "no gradient."
             )
         return result
 

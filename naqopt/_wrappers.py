@@ -27,9 +27,10 @@ _BY_RATE = (
     "Scale the learning rate in its place: optax.inject_hyperparams, or a schedule as the "
     "`learning_rate`."
 )
-_AROUND = {
-    optax.contrib.ScheduleFreeState: "optax.contrib.schedule_free",
-    optax.contrib.MechanicState: "optax.contrib.mechanize",
+_AROUND = {  # by the state: the wrapper's name, and what holds the state of what is inside
+    optax.contrib.ScheduleFreeState: ("optax.contrib.schedule_free", "base_optimizer_state"),
+    optax.contrib.MechanicState: ("optax.contrib.mechanize", "base_optimizer_state"),
+    optax.LookaheadState: ("optax.lookahead", "fast_state"),
 }
 _BEHIND = {
     optax.contrib.ReduceLROnPlateauState: "optax.contrib.reduce_on_plateau",
@@ -51,7 +52,8 @@ def moved_otherwise(tree: Any) -> list[Inside]:
     for node in nodes:
         last = _behind(node)
         if type(node) in _AROUND:
-            found.append(Inside(_AROUND[type(node)], node.base_optimizer_state, _WITHIN))
+            wrapper, field = _AROUND[type(node)]
+            found.append(Inside(wrapper, getattr(node, field), _WITHIN))
         elif last:
             found.append(Inside(_BEHIND[type(node[last])], node[:last], _BY_RATE))
             found += moved_otherwise(node[last + 1 :])

@@ -17,7 +17,7 @@ def _add(
     loss_fn: Callable[[Tree, Any], jax.Array], total: Tree, params: Tree, batch: Any, examples: Any
 ) -> Tree:
     """Returns total + b g, with g the gradient of the mean loss of a batch of b examples."""
-    loss = _closures.loss("full_gradient", "loss_fn", lambda p: loss_fn(p, batch))
+    loss = _closures.loss("full_gradient", "loss_fn", lambda p: loss_fn(p, batch), "p, batch")
     grads = jax.grad(loss)(params)
     return jax.tree.map(lambda t, g: t + examples.astype(t.dtype) * g.astype(t.dtype), total, grads)
 
@@ -65,6 +65,14 @@ def full_gradient(
             "naqopt.full_gradient: `loss_fn` must be a function of params and batch, got "
             f"{type(loss_fn).__name__}; call full_gradient(loss_fn, params, batches)."
         )
+    try:
+        hash(loss_fn)
+    except TypeError as error:
+        raise TypeError(
+            f"naqopt.full_gradient: `loss_fn`, a {type(loss_fn).__name__}, has no hash, by which "
+            "it is compiled once and kept. Wrap it, once and outside of the loop: "
+            "`loss_fn=lambda p, batch: loss(p, batch)`."
+        ) from error
     params = _checks.params("full_gradient", params)
     total, count = _tree.zeros(params), 0
     for batch in batches:

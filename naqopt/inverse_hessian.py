@@ -90,11 +90,12 @@ def inverse_hessian(state: optax.OptState) -> InverseHessian:
       -\gamma R^{-1} & 0 \end{bmatrix}
 
     with the pairs as rows, :math:`R_{ij} = s_i^\top y_j` where j is not older than i, :math:`D` its
-    diagonal and :math:`\gamma` the newest pair's.
+    diagonal and :math:`\gamma` the newest pair's. (The steps of the online and the variance-reduced
+    methods have the mean over the pairs in its place.)
 
     Args:
       state: the optimizer's state, wrapped or not, of `naqopt.bfgs`, `naq`, `moq`, `mnaq`,
-        `ssbfgs`, `ssbroyden`, `obfgs`, `onaq`, `omoq` or `multi_batch_omoq`;
+        `ssbfgs`, `ssbroyden`, `obfgs`, `onaq`, `omoq`, `multi_batch_omoq`, `svrg2` or `svr_naq`;
         `nnx.as_pure(optimizer.opt_state)` of a `flax.nnx.Optimizer`.
 
     Returns:
@@ -102,8 +103,8 @@ def inverse_hessian(state: optax.OptState) -> InverseHessian:
       `middle` and `scale` (of Pathfinder, say). All numbers are NaN while no pair is known.
 
     Raises:
-      ValueError: if no such state is found, or several, or one in a wrapper of which
-        `naqopt.eval_params` raises.
+      ValueError: if no such state is found, or several, or one of several runs under `jax.vmap`, or
+        one in a wrapper of which `naqopt.eval_params` raises.
 
     Example:
       >>> import jax, jax.numpy as jnp, naqopt, optax
@@ -144,6 +145,11 @@ def inverse_hessian(state: optax.OptState) -> InverseHessian:
         )
     ((_, layouts, own),) = found
     curvature = _curvature(own)
+    if curvature.size.ndim:
+        raise ValueError(
+            "naqopt.inverse_hessian: the state is that of several runs under vmap; call it of one, "
+            "as in jax.vmap(lambda state: naqopt.inverse_hessian(state).diagonal())(state)."
+        )
     if isinstance(curvature, Dense):
         known = jnp.where(curvature.size > 0, 1, jnp.nan)
         rows = jax.tree.map(lambda x: x * known.astype(x.dtype), curvature.matrix)

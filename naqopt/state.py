@@ -23,7 +23,8 @@ class Info(NamedTuple):
       steps_skipped: steps not taken because the caller's gradient was not finite.
       skipped_in_a_row: those since the last step that was taken, or since the last bad point left.
       bad_points_left: returns from where ten gradients in a row were not finite, to the iterate
-        before, the last anchor or the snapshot; obfgs and lsr1, which have none, stay.
+        before, the last anchor or the snapshot; obfgs and lsr1 in a trust region, which have none,
+        stay.
       steps_uphill: steps that transformations in front have led where the loss of `grad` does not
         fall at first; counted where that loss judges the step. Weight decay belongs in the loss
         where these are many.
@@ -234,9 +235,9 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
 
     Raises:
       ValueError: if the arguments are swapped, the params are not those of the state, or a wrapper
-        moves them otherwise than the optimizer goes by: `optax.contrib.schedule_free` and
-        `mechanize` around, `reduce_on_plateau` and `optax.scale_by_schedule` behind one with a
-        look-ahead point, one gradient a step or anchors.
+        moves them otherwise than the optimizer goes by: `optax.contrib.schedule_free`, `mechanize`
+        and `optax.lookahead` around, `reduce_on_plateau` and `optax.scale_by_schedule` behind one
+        with a look-ahead point, one gradient a step or anchors.
 
     Warns:
       UserWarning: if `MultiSteps` stands around what needs the loss, as in `naqopt.diagnostics`.

@@ -236,6 +236,12 @@ def test_sam_that_is_not_opaque_makes_integers_of_flags():
 # What eval_params looks at
 
 
+def _fast(wrapped):
+    """`optax.lookahead`, whose init takes the fast and the slow params."""
+    pair = lambda params: optax.LookaheadParams(params, params)  # noqa: E731
+    return optax.GradientTransformation(lambda params: wrapped.init(pair(params)), wrapped.update)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -244,6 +250,7 @@ def test_sam_that_is_not_opaque_makes_integers_of_flags():
         lambda tx: optax.chain(naqopt.flatten(tx), HALVES),
         lambda tx: optax.partition({"a": optax.chain(tx, HALVES)}, "a"),
         lambda tx: contrib.mechanize(optax.apply_if_finite(tx, 3)),
+        lambda tx: _fast(optax.lookahead(tx, 5, 0.5)),
         lambda tx: optax.chain(contrib.schedule_free(tx, 1.0), HALVES),
     ],
 )

@@ -257,6 +257,13 @@ def test_extra_arguments_of_the_loss_reach_it_through_the_searches_of_optax():
     chex.assert_trees_all_close(*results, **CLOSE)
 
 
+def test_arrays_that_are_all_empty():
+    tx = naqopt.flatten(naqopt.omoq(memory_size=2))
+    params = {"a": jnp.zeros((0, 3)), "b": jnp.zeros(0)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+
+
 def test_empty_scalar_and_weakly_typed_leaves():
     params = {"a": jnp.zeros((0, 3)), "b": jnp.asarray(2.0), "c": jnp.ones((2, 1, 3))}
     state = naqopt.flatten(optax.identity()).init(params)

@@ -130,6 +130,16 @@ def test_other_states_are_refused(tx, how_many):
         naqopt.inverse_hessian(tx.init(start()))
 
 
+@pytest.mark.parametrize("memory_size", [None, 3])
+def test_of_several_runs_it_asks_for_vmap(memory_size):
+    tx = naqopt.bfgs(memory_size=memory_size)
+    state = jax.vmap(tx.init)(jax.tree.map(lambda x: jnp.stack([x, x, x]), start()))
+    with pytest.raises(ValueError, match=r"several runs under vmap; .* jax\.vmap\(lambda state: "):
+        naqopt.inverse_hessian(state)
+    diagonals = jax.vmap(lambda state: naqopt.inverse_hessian(state).diagonal())(state)
+    assert diagonals["bias"].shape == (3, 2)
+
+
 @pytest.mark.parametrize("initial_scale", [None, "first_pair", 0.3])
 def test_the_first_matrix(initial_scale, x64):
     """Of γ I, γ given, 1 or sᵀy/yᵀy, BFGS's update makes (I − ρ s yᵀ) γ (I − ρ y sᵀ) + ρ s sᵀ."""

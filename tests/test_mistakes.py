@@ -304,6 +304,23 @@ def test_a_restart_window_out_of_range(factory):
         factory(restart_window=2.5)
 
 
+def test_a_restart_window_is_checked_without_a_search_too():
+    with pytest.raises(ValueError, match="`restart_window` must be at least 1, got -3"):
+        naqopt.naq(0.1, linesearch=None, restart_window=-3)
+
+
+@pytest.mark.parametrize("factory", [naqopt.ssbroyden, naqopt.ssbfgs])
+def test_messages_of_the_self_scaled_methods_name_their_own_arguments(factory):
+    remedy = rf"naqopt\.{factory.__name__}\(linesearch=naqopt\.wolfe\(\)\)"
+    with pytest.raises(ValueError, match=remedy):
+        factory(linesearch=None)
+    factory(linesearch=naqopt.wolfe())  # the remedy
+    large = jax.ShapeDtypeStruct((40_000,), "float32")
+    with pytest.raises(ValueError, match=r"it keeps a dense matrix.*naqopt\.bfgs\(\)"):
+        jax.eval_shape(factory().init, large)
+    jax.eval_shape(naqopt.bfgs().init, large)  # the remedy
+
+
 @EACH_WITH_LEARNING_RATE
 @pytest.mark.parametrize("value", [1j, np.complex64(1), np.array("0.1"), np.array(True)], ids=repr)
 def test_what_is_no_real_number(factory, value):

@@ -124,6 +124,7 @@ def as_reference(run, params, state):
         refused_steps=int(info.steps_refused),
         searches_failed=int(info.searches_failed),
         momentum_restarts=int(info.momentum_restarts),
+        by_pair=bool(getattr(curvature, "by_pair", None)),
     )
 
 
@@ -134,6 +135,8 @@ def compare(run, actual, expected):
         "g_prev": "moq" not in run.method,
         "updates_prev": "moq" not in run.method,
         "v": "bfgs" in run.method,
+        # Another γ than the first pair's is given to dense BFGS alone.
+        "by_pair": run.settings.get("initial_scale", "first_pair") == "first_pair",
         "alpha": expected.alpha == 0,  # after a refused step the last one stays in `info`
     }
     if run.method == "mnaq":

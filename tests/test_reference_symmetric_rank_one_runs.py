@@ -81,7 +81,7 @@ def test_the_runs_reach_every_form():
 def count_momentum(run):
     """The schedule of a run as a function of the count since the last rejection."""
     momentum = resolve(run.settings, quasi_newton).get("momentum", 0.0)
-    return momentum if callable(momentum) else lambda count: momentum
+    return momentum if callable(momentum) else lambda count: momentum if count else 0.0
 
 
 def sequential(B, state):

@@ -205,6 +205,21 @@ each_rank_one = pytest.mark.parametrize("name", RANK_ONE)
 QUICK_LEAST_SQUARES = ("powell-badly-scaled", "osborne-1")
 
 
+@pytest.mark.parametrize("scale", [1e4, 1e8])
+@pytest.mark.parametrize("make", [lambda: naqopt.bfgs(memory_size=None), naqopt.ssbroyden])
+def test_a_first_matrix_with_which_a_search_fails_is_let_go(x64, make, scale):
+    """H0 = I is right for losses of the order of 1: kept, every second step would be refused."""
+
+    def steep(x):
+        return scale * (jnp.sum((x[1:] - x[:-1] ** 2) ** 2) + 0.1 * jnp.sum((x - 1) ** 2))
+
+    params, start = (
+        trajectory(make(), steep, -0.5 * np.ones(6), 60)[0][-1],
+        steep(-0.5 * np.ones(6)),
+    )
+    assert steep(params) < 1e-9 * start
+
+
 @each_rank_one
 @pytest.mark.parametrize(
     "problem",

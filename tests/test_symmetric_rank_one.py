@@ -155,6 +155,31 @@ def test_the_radius_does_not_overflow():
     assert np.all(np.isfinite(path[-1][0]))
 
 
+@pytest.mark.parametrize("make", [naqopt.sr1n, naqopt.mosr1])
+@pytest.mark.parametrize("memory_size", [None, 10])
+def test_the_square_of_a_gradient_may_overflow(make, memory_size):
+    def steep(x):
+        return 1e20 * jnp.sum(jnp.array([1.0, 3.0, 0.5]) * (x - jnp.array([1.0, -2.0, 3.0])) ** 2)
+
+    tx = make(memory_size=memory_size)
+    params, state = run(tx, steep, [0.0, 0.0, 0.0], 20)[-1]
+    assert naqopt.diagnostics(state)["steps_refused"] <= 1
+    assert steep(naqopt.eval_params(state, params)) < 1e-2 * steep(jnp.zeros(3))
+
+
+@pytest.mark.parametrize("momentum", [0.9, naqopt.schedules.nesterov_momentum()])
+def test_a_rejected_step_begins_the_momentum_again(momentum):
+    """Else MoSR1, in which it leaves no pair, would take it again until the radius is nothing."""
+
+    def bowl(x):
+        return 0.5 * (x[0] ** 2 + 20 * x[1] ** 2)
+
+    params, state = run(naqopt.mosr1(momentum=momentum), bowl, [5.0, 3.0], 80)[-1]
+    assert naqopt.diagnostics(state)["steps_rejected"] <= 3
+    assert state.radius >= 0.25
+    assert bowl(params) < 1e-8
+
+
 def test_a_collapsed_radius_stays_above_zero():
     """A loss that always rises: every step is rejected."""
     params = jnp.array([1.0, 2.0])

@@ -1,5 +1,6 @@
 """SVRG, SVRG+II and SVR-NAQ: the control variate, the snapshot and the full gradient."""
 
+import dataclasses
 import functools
 
 import chex
@@ -501,6 +502,23 @@ def test_mistakes_with_the_full_gradient():
         naqopt.full_gradient(lambda p, b: b[0] @ p["weight"] + p["bias"] - b[1], params, batches)
     with pytest.raises(TypeError, match="`loss_fn` must be a function of params and batch"):
         naqopt.full_gradient(params, regression_loss, batches)
+    with pytest.raises(ValueError, match=r"`loss_fn=lambda p, batch: jnp\.mean\(losses\(p, batch"):
+        naqopt.full_gradient(lambda p, b: b[0] @ p["weight"], params, batches)
+
+
+def test_a_loss_without_a_hash_is_told_to_be_wrapped():
+    @dataclasses.dataclass
+    class Model:
+        scale: float
+
+        def __call__(self, params, batch):
+            return self.scale * jnp.mean((params - batch) ** 2)
+
+    model, batches = Model(2.0), [jnp.array([1.0, 2.0])]
+    with pytest.raises(TypeError, match=r"`loss_fn`, a Model, has no hash.*lambda p, batch: loss"):
+        naqopt.full_gradient(model, jnp.array(0.0), batches)
+    found = naqopt.full_gradient(lambda p, batch: model(p, batch), jnp.array(0.0), batches)
+    assert found == -6.0
 
 
 @EACH_SVR_ROW

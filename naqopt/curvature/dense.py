@@ -28,10 +28,14 @@ class Dense(NamedTuple):
     Attributes:
       matrix: H, a history of d rows; leaves of shape `(d, *leaf.shape)`.
       size: how many pairs it holds.
+      by_pair: whether γ of the next first pair is that pair's in place of a given one, as after a
+        refused step: a γ with which a search fails would fail again and again. None where none is
+        given.
     """
 
     matrix: Tree
     size: jax.Array
+    by_pair: jax.Array | None = None
 
 
 def init(optimizer: str, params: Tree) -> Dense:
@@ -43,9 +47,11 @@ def init(optimizer: str, params: Tree) -> Dense:
     dtype = _tree.scalar_dtype(params)
     d = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     if d * d * jnp.dtype(dtype).itemsize > MAX_BYTES:
+        always = optimizer in broyden.SELF_SCALED  # by the calls of these names
         raise ValueError(
-            f"naqopt.{optimizer}: `memory_size=None` keeps a dense matrix of {d:,} × {d:,} numbers,"
-            " which is more than 4 GiB. Keep curvature pairs instead: `memory_size=10`."
+            f"naqopt.{optimizer}: {'it' if always else '`memory_size=None`'} keeps a dense matrix "
+            f"of {d:,} × {d:,} numbers, which is more than 4 GiB. Keep curvature pairs instead: "
+            f"{'naqopt.bfgs()' if always else '`memory_size=10`'}."
         )
     return Dense(_history.empty(params, d, dtype), jnp.zeros((), jnp.int32))
 
@@ -83,7 +89,8 @@ def _begun(dense: Dense, gamma: Scalar, condition: Scalar, squares: "_Squares", 
 
 def clear(dense: Dense, condition: Scalar) -> Dense:
     """Forgets all pairs where the condition holds; the matrix is not touched, only not used."""
-    return dense._replace(size=jnp.where(condition, 0, dense.size))
+    by_pair = None if dense.by_pair is None else dense.by_pair | condition
+    return dense._replace(size=jnp.where(condition, 0, dense.size), by_pair=by_pair)
 
 
 class _Squares(NamedTuple):
@@ -174,9 +181,9 @@ def _update(
     rounding can make H⁺ indefinite by no more than H/τ − c z zᵀ is, of BFGS H − z zᵀ/(1 + h). (The
     product form multiplied out, with s uᵀ + u sᵀ, is not as good: in long runs on ill-conditioned
     losses H came to have negative eigenvalues.) Before the first pair H = γ I with γ = sᵀy/yᵀy, or
-    `numerator`/yᵀy. Where the gradient has not changed at all the pairs that made so short a step
-    are forgotten. A pair with yᵀH y ≤ 0, which only rounding makes, leaves H + r rᵀ by BFGS and is
-    refused by the other rules.
+    `numerator`/yᵀy, or a given γ until a step is refused. Where the gradient has not changed at all
+    the pairs that made so short a step are forgotten. A pair with yᵀH y ≤ 0, which only rounding
+    makes, leaves H + r rᵀ by BFGS and is refused by the other rules.
 
     H y and H g are of one pass over the matrix, and H⁺ g of the same sum as H⁺, so that a step
     reads H twice and writes it once. Beside it vectors are nothing: here they are of d numbers and
@@ -192,7 +199,7 @@ def _update(
       numerator: in place of sᵀy in the γ of the first pair.
       rule: one of `naqopt.curvature.broyden.UPDATES`.
       expected: sᵀBs, which a self-scaled rule needs.
-      initial_scale: γ itself.
+      initial_scale: γ itself, until a step is refused.
     """
     dtype, like, of_y, of_g = jax.tree.leaves(dense.matrix)[0].dtype, s, y, g
     s, y = (_tree.ravel(x).astype(dtype) for x in (s, y))
@@ -205,7 +212,9 @@ def _update(
     rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
     if initial_scale is not None:
-        gamma = jnp.where(stored, jnp.asarray(initial_scale, dtype), 0)
+        assert dense.by_pair is not None
+        given = jnp.where(stored, jnp.asarray(initial_scale, dtype), 0)
+        gamma = jnp.where(dense.by_pair, gamma, given)
     first = dense.size == 0
     hg = None
     if g is None:
@@ -242,7 +251,7 @@ def _update(
     product = None
     if g is not None and hg is not None:
         product = _tree.unravel(_times(hg, g, squares), like)
-    return Dense(matrix, size), stored, product
+    return dense._replace(matrix=matrix, size=size), stored, product
 
 
 def _squares(
@@ -279,11 +288,15 @@ def dense_matrix(
       optimizer: the call's name, for messages.
       rule: one of `naqopt.curvature.broyden.UPDATES`.
       min_curvature: c; a pair is used if sᵀy > c ‖s‖ ‖y‖; None for 1e-8, in float32 1e-6.
-      initial_scale: γ of H0 = γ I; None for sᵀy/yᵀy of the first pair.
+      initial_scale: γ of H0 = γ I, until a step is refused; None for sᵀy/yᵀy of the first pair.
 
     Returns:
       A `Curvature` whose state is a `Dense`.
     """
+
+    def begin(params: Tree) -> Dense:
+        empty = init(optimizer, params)
+        return empty if initial_scale is None else empty._replace(by_pair=jnp.zeros((), bool))
 
     def precondition(dense: Dense, g: Tree, first_scale: Scalar) -> Tree:
         g = _tree.widen(g)
@@ -316,7 +329,7 @@ def dense_matrix(
         return dense, stored, known
 
     return Curvature(
-        lambda params: init(optimizer, params),
+        begin,
         lambda dense: dense.matrix,
         precondition,
         learn,

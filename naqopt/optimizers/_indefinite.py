@@ -106,8 +106,11 @@ class TrustRegionState(NamedTuple):
 
 
 def _momentum(method: Method, since_rejection: Scalar, dtype: Any) -> Scalar:
-    momentum = 0.0 if method.momentum is None else method.momentum
-    return schedules.evaluate("momentum", momentum, since_rejection, dtype)
+    """Returns μ of a step, which begins again after a rejected one: θ = 1, and so μ = 0."""
+    if method.momentum is None:
+        return jnp.zeros((), dtype)
+    momentum = schedules.evaluate("momentum", method.momentum, since_rejection, dtype)
+    return jnp.where(since_rejection > 0, momentum, 0).astype(dtype)
 
 
 def transformation(method: Method) -> optax.GradientTransformationExtraArgs:

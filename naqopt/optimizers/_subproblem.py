@@ -32,10 +32,18 @@ def solve(
     """Solves the subproblem exactly or by conjugate gradients, from whatever holds B."""
     if exact or curvature.limited:
         return solve_by_eigenvectors(curvature, state, gradient, radius, exact)
-    products = curvature.max_products(state)
-    found = _steihaug(curvature.multiply(state), gradient, radius, products)
+    # The model by ‖g‖ has the same minimum, and no square that overflows.
+    norm = _tree.norm(gradient)
+    unit = jnp.where(norm > 0, norm, 1)
+    product = curvature.multiply(state)
+    found = _steihaug(
+        lambda v: _tree.scale(1 / unit, product(v)),
+        _tree.scale(1 / unit, gradient),
+        radius,
+        curvature.max_products(state),
+    )
     quadratic, squared = _tree.dots((found.step, found.product), (found.step, found.step))
-    return Solution(found.step, quadratic, jnp.sqrt(squared))
+    return Solution(found.step, unit * quadratic, jnp.sqrt(squared))
 
 
 def solve_by_eigenvectors(
@@ -51,8 +59,7 @@ def solve_by_eigenvectors(
     eigen = curvature.eigen(state)
     a = jnp.where(eigen.present, eigen.project(gradient), 0)
     norm = _tree.norm(gradient).astype(a.dtype)
-    # The model by ‖g‖ has the same minimum, and no square that overflows.
-    unit = jnp.where(norm > 0, norm, 1)
+    unit = jnp.where(norm > 0, norm, 1)  # as in `solve`
     rest = jnp.sqrt(jnp.maximum((norm / unit) ** 2 - jnp.sum((a / unit) ** 2), 0))
     present = jnp.append(eigen.present, True)
     eigenvalues = jnp.where(present, jnp.append(eigen.eigenvalues, eigen.rest), 0)

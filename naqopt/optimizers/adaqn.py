@@ -86,7 +86,7 @@ def adaqn(
         1.5e-8. Against 1e-4 the median loss is lower on counting, 0.49 and 1.21, and on characters,
         1.82 and 1.85 by an RNN and 1.65 and 1.79 by an LSTM, and higher on rows of digits, 0.30 and
         0.25; only on the LSTM the seeds do not overlap).
-      min_curvature: c > 0 of the test of a pair, in units of an inverse curvature (default: the
+      min_curvature: c ≥ 0 of the test of a pair, in units of an inverse curvature (default: the
         authors').
       accumulator_decay: β in [0, 1) for :math:`G \leftarrow \beta G + (1-\beta) g^2` in place of
         the sum; the authors offer it as the RMS form.
@@ -99,10 +99,10 @@ def adaqn(
       the loss of this step's batch as a function of the params, or `monitor_fn`, a loss on a fixed
       monitoring set as the paper has it (of one batch it restores as often to four times as often,
       and ends higher on three of four tasks), and uses `grad`, the raw gradient at params, for F
-      and G where transformations in front have changed the updates. A gradient that is not finite
-      changes nothing but counters in `naqopt.diagnostics`; the tenth in a row leads back to the
-      anchor, before the first cycle's end to the start, and the pairs are forgotten
-      (`bad_points_left`).
+      and G where transformations in front have changed the updates. A gradient that is not finite,
+      or the sum of whose squares is not, changes nothing but counters in `naqopt.diagnostics`; the
+      tenth in a row leads back to the anchor, before the first cycle's end to the start, and the
+      pairs are forgotten (`bad_points_left`).
 
     Raises:
       ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a

@@ -115,7 +115,7 @@ def asnaq(
       cycle_length: L ≥ 1, steps between two pairs (default: the paper's).
       max_increase: γ ≥ 1, how far the loss may rise over a cycle (default: the paper's).
       eps: ε > 0 in H0, in units of squared gradients.
-      min_curvature: c > 0 of the test of a pair, in units of an inverse curvature (default:
+      min_curvature: c ≥ 0 of the test of a pair, in units of an inverse curvature (default:
         adaQN's).
       accumulator_decay: β in [0, 1) for :math:`G \leftarrow \beta G + (1-\beta) (g^+)^2` in place
         of the sum (adaQN's RMS form).
@@ -133,9 +133,10 @@ def asnaq(
       the loss of this step's batch as a function of the params; takes `grad_fn`, its gradient,
       where that is not to be derived from it; and `grad`, the raw gradient at params, for
       `single_gradient` where transformations in front have changed the updates. A gradient that is
-      not finite changes nothing but counters in `naqopt.diagnostics`; the tenth in a row leads back
-      to the anchor, before the first cycle's end to the start (`bad_points_left`). If only the
-      second is not, the iterate stays. Of both the velocity is zeroed and the pairs are forgotten.
+      not finite, or the sum of whose squares is not, changes nothing but counters in
+      `naqopt.diagnostics`; the tenth in a row leads back to the anchor, before the first cycle's
+      end to the start (`bad_points_left`). If only the second is not, the iterate stays. Of both
+      the velocity is zeroed and the pairs are forgotten.
 
     Raises:
       ValueError: for a number out of range; by `update` for a missing `value_fn` or `params`, a

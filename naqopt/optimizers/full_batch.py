@@ -39,18 +39,14 @@ def searching(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the method with so many gradients a step whose step length is searched for."""
     _checks.flag(optimizer, "convergence_term", convergence_term)
+    curvature = curvature_of(
+        optimizer, memory_size, None, history_dtype, pairs.newest_scale, update, initial_scale
+    )
+    window = window_of(optimizer, restart_window)
     return transformation(
         Method(
             optimizer=optimizer,
-            curvature=curvature_of(
-                optimizer,
-                memory_size,
-                None,
-                history_dtype,
-                pairs.newest_scale,
-                update,
-                initial_scale,
-            ),
+            curvature=curvature,
             two_gradients=two_gradients,
             step_length=step_length_of(optimizer, learning_rate, linesearch),
             learning_rate=learning_rate,
@@ -58,8 +54,7 @@ def searching(
             difference=convergent_difference if convergence_term else plain_difference,
             normalize=False,
             scale_first=True,
-            # Without a search no loss is known.
-            restart_window=window_of(optimizer, restart_window if linesearch else None),
+            restart_window=window if linesearch else None,  # without a search no loss is known
             store_grad=store_grad,
         )
     )
@@ -111,11 +106,12 @@ def bfgs(
         `naqopt.ssbroyden` (default: the papers').
       initial_scale: γ > 0 of the dense matrix's :math:`H_0 = \gamma I`, in units of an inverse
         curvature; None for 1, which suits losses and params of the order of 1 (default: that of the
-        papers and of SciPy's BFGS); "first_pair" for :math:`s^\top y / y^\top y` of the first pair,
-        which has no units, but is the inverse curvature of the stiffest direction, and all others
-        keep it until the matrix has seen them. Convection (`python -m benchmarks run
-        pinn-convection`, 600 gradients behind 1,500 steps of Adam) ends at a loss of 3e-3, by
-        SciPy's BFGS at 5e-3 and with the first pair's γ at 1.6.
+        papers and of SciPy's BFGS), but :math:`s^\top y / y^\top y` of the first pair after a
+        refused step, as a scale with which a search fails would fail again; "first_pair" for that
+        from the beginning, which has no units, but is the inverse curvature of the stiffest
+        direction, and all others keep it until the matrix has seen them. Convection (`python -m
+        benchmarks run pinn-convection`, 600 gradients behind 1,500 steps of Adam) ends at a loss of
+        3e-3, by SciPy's BFGS at 5e-3 and with the first pair's γ at 1.6.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. With a line search its `update` needs the extra

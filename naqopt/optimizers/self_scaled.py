@@ -135,6 +135,11 @@ def _dense(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the dense `naqopt.bfgs` by another update, whose messages name the call."""
     _checks.flag(optimizer, "store_grad", store_grad)
+    if linesearch is None:
+        raise ValueError(
+            f"naqopt.{optimizer}: `linesearch` is None, so nothing decides how far to step. Give "
+            f"one: naqopt.{optimizer}(linesearch=naqopt.wolfe())."
+        )
     return searching(
         optimizer,
         learning_rate=None,

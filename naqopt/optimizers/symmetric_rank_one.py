@@ -73,7 +73,8 @@ def lsr1(
       params. A gradient that is not finite changes nothing but counters in `naqopt.diagnostics`,
       a loss or gradient at the trial point that is not makes the step a rejected one. In
       `naqopt.sr1n` and `naqopt.mosr1` the tenth in a row leads back to the iterate, or to the one
-      before, with a smaller radius and without pairs (`bad_points_left`).
+      before, with a smaller radius and without pairs (`bad_points_left`); so it does by a line
+      search, without a radius.
       `steps_rejected` and `radius` tell how the trust region fares.
 
     Raises:
@@ -244,9 +245,9 @@ def sr1n(
     gives :math:`w`.
 
     Args:
-      momentum: μ in [0, 1), or a schedule of the number of steps since the last rejected one
-        (default: the papers'; on mini-batches the authors cap it at 0.9,
-        `naqopt.schedules.nesterov_momentum(0.9)`).
+      momentum: μ in [0, 1), or a schedule of the number of steps since the last rejected one; 0 in
+        the step after one, whatever is given (default: the papers'; on mini-batches the authors cap
+        it at 0.9, `naqopt.schedules.nesterov_momentum(0.9)`).
       memory_size: m ≥ 1, curvature pairs kept (default: the paper's for full batches; 8 for
         mini-batches), L-SR1-N; None for the dense matrix of d × d numbers, up to 4 GiB, SR1-N.
       initial_scale: as in `naqopt.lsr1`.

@@ -72,6 +72,7 @@ class QuasiNewtonState:
       refused_steps: steps on which something computed from a finite gradient was not finite.
       searches_failed: line searches none of whose trials passed.
       momentum_restarts: look-ahead points above all the known losses.
+      by_pair: whether a step was refused, so that a γ that is given is no longer taken.
     """
 
     k: int
@@ -95,6 +96,7 @@ class QuasiNewtonState:
     refused_steps: int
     searches_failed: int
     momentum_restarts: int
+    by_pair: bool = False
 
 
 def init(w):
@@ -191,7 +193,8 @@ def with_pair(
         )
     identity = np.eye(s.size)
     H = state.H
-    if H is None and initial_scale != "first_pair":  # before the first update H = γI
+    given = initial_scale != "first_pair" and not state.by_pair
+    if H is None and given:  # before the first update H = γI
         H = initial_scale * identity
     elif H is None:  # or (sᵀy/yᵀy)I
         numerator = s @ eps if first_scale_by_eps and s @ eps > 0.0 else s @ y
@@ -261,6 +264,7 @@ def refuse(state):
         losses=[],
         alpha=0.0,
         refused_steps=state.refused_steps + 1,
+        by_pair=True,
     )
 
 

@@ -323,14 +323,19 @@ def search_step(state, loss, r, g, settings):
     return replace(state, w=w_next, params=w_next, waiting=(s, r), alpha=alpha)
 
 
+def momentum_at(momentum, count):
+    """μ of the step after so many since the last rejection, with which it begins again: θ = 1."""
+    return value_at(momentum, count) if count else 0.0
+
+
 def nesterov_step(state, loss, grad, r, g, settings):
     """SR1-N, whose count is already advanced; r and g are gradients at ŵ = w + μv."""
     w_hat, momentum = state.params, settings.momentum
-    mu = value_at(momentum, state.since_rejection)
+    mu = momentum_at(momentum, state.since_rejection)
     if not np.any(g):
         if not np.isfinite(loss(w_hat)):
             state = rejected(state)
-            return replace(state, params=state.w + value_at(momentum, 0) * state.v)
+            return replace(state, params=state.w)
         return moved(state, w_hat, mu * state.v, momentum)  # s = 0: the momentum goes on
     state = begun(with_radius(state, r), g, settings.initial_scale)
     B = hessian(state)
@@ -347,7 +352,7 @@ def nesterov_step(state, loss, grad, r, g, settings):
     if ratio > settings.rule.accept:  # w⁺ = ŵ + s, v⁺ = μv + s
         return moved(state, w_hat + s, mu * state.v + s, momentum)
     state = rejected(state)
-    return replace(state, params=state.w + value_at(momentum, 0) * state.v)
+    return replace(state, params=state.w)
 
 
 def momentum_step(state, loss, r, g, settings):
@@ -357,7 +362,7 @@ def momentum_step(state, loss, r, g, settings):
     r_last = r if state.g_prev is None else state.g_prev  # ∇E(w_{−1}) := ∇E(w_0)
     g_last = g if state.updates_prev is None else state.updates_prev
     state = replace(state, waiting=None, g_prev=r, updates_prev=g)
-    mu = value_at(settings.momentum, state.since_rejection)
+    mu = momentum_at(settings.momentum, state.since_rejection)
     w_hat = state.w + mu * state.v
     g_hat = (1.0 + mu) * g - mu * g_last  # each kind by itself
     r_hat = (1.0 + mu) * r - mu * r_last
@@ -389,7 +394,7 @@ def momentum_step(state, loss, r, g, settings):
 def moved(state, w, v, momentum):
     """The state at a new iterate, and the look-ahead point from there."""
     count = state.since_rejection + 1
-    params = w + value_at(momentum, count) * v
+    params = w + momentum_at(momentum, count) * v
     return replace(state, w=w, v=v, params=params, since_rejection=count, alpha=1.0)
 
 

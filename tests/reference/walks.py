@@ -74,5 +74,6 @@ def refused_state(state, r, **changes):
         losses=[],
         alpha=0.0,
         refused_steps=state.refused_steps + 1,
+        by_pair=True,
         **changes,
     )
