@@ -134,28 +134,19 @@ def dense_rank_one(optimizer: str, initial_scale: Any = None) -> Indefinite:
         return product
 
     def eigen(state: DenseRankOne) -> Eigen:
-        leaves, structure = jax.tree.flatten(state.matrix)
-        d = len(leaves[0])
+        leaves = jax.tree.leaves(state.matrix)
+        like, d = jax.tree.map(lambda rows: rows[0], state.matrix), len(leaves[0])
         blocks = [_tree.replicate(rows).reshape(d, -1) for rows in leaves]
         matrix = jnp.concatenate(blocks, axis=1)
         matrix = jnp.where(state.size > 0, matrix, state.gamma * jnp.eye(d, dtype=matrix.dtype))
         values, vectors = jnp.linalg.eigh(matrix)
-
-        def combine(coefficients: jax.Array) -> Tree:
-            flat, offset, parts = _tree.matmul(vectors, coefficients), 0, []
-            for rows in leaves:
-                size = rows[0].size
-                part = flat[offset : offset + size].reshape(rows.shape[1:])
-                parts.append(_tree.shard_like(rows[0], part))
-                offset += size
-            return jax.tree.unflatten(structure, parts)
 
         return Eigen(
             values,
             jnp.ones(d, bool),
             jnp.ones((), matrix.dtype),  # of no complement
             lambda vector: _tree.matmul(_tree.ravel(vector).astype(matrix.dtype), vectors),
-            combine,
+            lambda coefficients: _tree.unravel(_tree.matmul(vectors, coefficients), like),
         )
 
     def update(
