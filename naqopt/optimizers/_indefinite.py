@@ -24,6 +24,7 @@ import optax
 from naqopt import _checks, _closures, _history, _tree
 from naqopt._tree import Scalar, Tree
 from naqopt.curvature.indefinite import Indefinite
+from naqopt.optimizers import _trust_phases
 from naqopt.optimizers._differences import (
     Pending,
     extrapolate,
@@ -37,8 +38,6 @@ from naqopt.state import Info, gathered, init_info, leaves_bad_point, record
 from naqopt.steps import schedules, trust_region
 from naqopt.steps.schedules import Momentum
 from naqopt.steps.trust_region import RadiusRule
-
-_LARGER = 16  # times γ, where a step without a pair was rejected and left none
 
 
 class Method(NamedTuple):
@@ -195,14 +194,10 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         moving = norm > 0
         radius = state.radius
         if method.initial_radius is None:
-            radius = _first_radius(radius, measured, moving)
-        # While nothing is known of the curvature a step leads to the boundary: γ = ‖ĝ‖/Δ.
+            radius = _trust_phases.first_radius(radius, measured, moving)
         radius_of_step = jnp.where(radius > 0, radius, 1)
-        gamma = norm / radius_of_step
-        if behind:
-            again = (state.since_rejection == 0) & (state.count > 0)
-            larger = jnp.maximum(_LARGER * curvature.gamma.astype(dtype), gamma)
-            gamma = jnp.where(again, larger, gamma)
+        again = (state.since_rejection == 0) & (state.count > 0) if behind else None
+        gamma = _trust_phases.first_gamma(curvature, norm, radius_of_step, again)
         curvature = method.curvature.begin(curvature, gamma, taken & moving)
         solution = solve(method.curvature, method.exact, curvature, g, radius_of_step)
         refused = taken & ~jnp.isfinite(solution.length)
@@ -229,7 +224,7 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         slope = _tree.dot(measured, step).astype(dtype)
         predicted = -(slope + 0.5 * quadratic)
         uphill = given.uphill(lambda: slope)
-        ratio = _ratio(here, there, predicted, usable)
+        ratio = _trust_phases.ratio(here, there, predicted, usable)
         accepted = moving & ~refused & (ratio > method.radius_rule.accept)
         # With a zero gradient the momentum goes on, though not from where the loss is infinite.
         coasts = ~moving & jnp.isfinite(here)
@@ -265,31 +260,25 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
 
         # Accepted: w⁺ = ŵ + s, v⁺ = μv + s.
         goes_on = ~refused & (accepted | coasts)
-        goes, back, stays, skips, accepts, declines, away = _tree.masks(
-            taken & goes_on,
-            taken & ~goes_on,
-            (~taken & ~leaves) | rejected,
-            ~taken,
-            taken & accepted,
-            taken & ~accepted,
-            leaves,
+        fates = _trust_phases.Fates(
+            *_tree.masks(
+                taken & goes_on,
+                taken & ~goes_on,
+                (~taken & ~leaves) | rejected,
+                ~taken,
+                taken & accepted,
+                taken & ~accepted,
+                leaves,
+            )
         )
+        accepts, skips = fates.accepts, fates.skips
         increment = optax.safe_increment(state.since_rejection)
         since_rejection = jnp.where(goes_on, increment, 0)
         next_momentum = _momentum(method, since_rejection, dtype)
         velocity, move = None, _tree.choose((accepts, step))
         if has_momentum:
-            assert lookahead is not None
-            onward = _tree.add(lookahead, step)
-            velocity = _tree.choose((goes, onward), (stays, state.velocity))
-            if ahead:  # from ŵ, by s and to the next look-ahead point
-                to_iterate = jax.tree.map(jnp.negative, lookahead)
-                move = _tree.choose((goes, step), (back | away, to_iterate))
-                weight = jnp.where(taken, next_momentum, 0)
-                move = _tree.add(move, _tree.scale(weight, velocity))
-            else:  # from w, by v⁺
-                to_previous = jax.tree.map(jnp.negative, state.velocity)
-                move = _tree.choose((goes, onward), (away, to_previous))
+            weight = jnp.where(taken, next_momentum, 0) if ahead else None
+            velocity, move = _trust_phases.moved(fates, step, lookahead, state.velocity, weight)
 
         if pending is not None:
             assert pending.has_previous is not None
@@ -304,8 +293,8 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         stored = state.stored
         if stored is not None:
             assert gradient_there is not None
-            fates = accepts, declines, skips
-            stored = update_stored(stored, fates, Stored(here, raw), Stored(there, gradient_there))
+            here_and_there = Stored(here, raw), Stored(there, gradient_there)
+            stored = update_stored(stored, (accepts, fates.declines, skips), *here_and_there)
         info = record(
             state.info,
             taken,
@@ -335,26 +324,6 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         return _tree.cast_as(params, move), gathered(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _first_radius(radius: Scalar, gradient: Tree, moving: Scalar) -> Scalar:
-    """Returns the radius, at the first gradient that is not zero that gradient's norm."""
-    norm = _tree.norm(gradient).astype(radius.dtype)
-    first = jnp.clip(norm, trust_region.MIN_RADIUS, trust_region.MAX_RADIUS)
-    return jnp.where((radius > 0) | ~moving, radius, first)
-
-
-def _ratio(here: Scalar, there: Scalar, predicted: Scalar, usable: Scalar) -> Scalar:
-    """Returns ared / pred, the part that the loss falls by of what the model predicts.
-
-    Beneath rounding the ratio is noise, hence the slack of ε |E| on both. Conn, Gould and Toint
-    (17.4.2) have 10 ε |E|, by which the loss can rise ten times as far
-    (`test_a_loss_whose_decrease_is_beneath_its_rounding`).
-    """
-    sound = usable & (predicted > 0)
-    slack = jnp.finfo(here.dtype).eps * jnp.abs(here)
-    reduction = here - there + slack
-    return jnp.where(sound, reduction / jnp.where(sound, predicted + slack, 1), 0)
 
 
 def _evaluate(
