@@ -19,7 +19,7 @@ def pairs_and_matrix(curvature):
     if isinstance(curvature, Dense):
         leaves = jax.tree.leaves(curvature.matrix)
         matrix = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in leaves], axis=1)
-        return [], [], matrix if int(curvature.size) else None
+        return [], [], matrix if int(curvature.size) > 0 else None
     size, slots = int(curvature.size), len(curvature.products)
     order = [(int(curvature.next) - size + i) % slots for i in range(size)]
 

@@ -193,7 +193,7 @@ def test_decay_in_front_of_what_a_loss_judges_is_told(row):
     assert uphill_in_loss == 0
     assert above_in_loss < 0.01
     # A cycle's mean may be as low for all that, and a dense model knows the curvature anyway.
-    assert above > above_in_loss or "asnaq" in name or name in ("adaqn", "sr1n_dense")
+    assert above > above_in_loss or "asnaq" in name or name in ("adaqn", "sr1n", "sr1n_dense")
 
 
 @pytest.mark.parametrize("name", NOT_JUDGED)

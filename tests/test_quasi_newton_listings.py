@@ -124,7 +124,7 @@ def as_reference(run, params, state):
         refused_steps=int(info.steps_refused),
         searches_failed=int(info.searches_failed),
         momentum_restarts=int(info.momentum_restarts),
-        by_pair=bool(getattr(curvature, "by_pair", None)),
+        by_pair=int(curvature.size) < 0,
     )
 
 

@@ -27,15 +27,12 @@ class Dense(NamedTuple):
 
     Attributes:
       matrix: H, a history of d rows; leaves of shape `(d, *leaf.shape)`.
-      size: how many pairs it holds.
-      by_pair: whether γ of the next first pair is that pair's in place of a given one, as after a
-        refused step: a γ with which a search fails would fail again and again. None where none is
-        given.
+      size: how many pairs it holds; −1 for none where γ of the next one is that pair's, whatever γ
+        is given, as after a refused step: a search that fails with it would fail for ever.
     """
 
     matrix: Tree
     size: jax.Array
-    by_pair: jax.Array | None = None
 
 
 def init(optimizer: str, params: Tree) -> Dense:
@@ -89,8 +86,7 @@ def _begun(dense: Dense, gamma: Scalar, condition: Scalar, squares: "_Squares", 
 
 def clear(dense: Dense, condition: Scalar) -> Dense:
     """Forgets all pairs where the condition holds; the matrix is not touched, only not used."""
-    by_pair = None if dense.by_pair is None else dense.by_pair | condition
-    return dense._replace(size=jnp.where(condition, 0, dense.size), by_pair=by_pair)
+    return dense._replace(size=jnp.where(condition, -1, dense.size))
 
 
 class _Squares(NamedTuple):
@@ -212,10 +208,9 @@ def _update(
     rho = jnp.where(stored, 1 / jnp.where(stored, sy, 1), 0)
     gamma = jnp.where(stored, (sy if numerator is None else numerator) / jnp.maximum(yy, tiny), 0)
     if initial_scale is not None:
-        assert dense.by_pair is not None
         given = jnp.where(stored, jnp.asarray(initial_scale, dtype), 0)
-        gamma = jnp.where(dense.by_pair, gamma, given)
-    first = dense.size == 0
+        gamma = jnp.where(dense.size < 0, gamma, given)
+    first = dense.size <= 0
     hg = None
     if g is None:
         hy = _history.dot(dense.matrix, of_y)
@@ -247,7 +242,8 @@ def _update(
         squares = squares._replace(inverse_tau=jnp.where(stored, inverse_tau, 1))
     begins, gamma = _tree.together(stored & first, gamma)
     matrix = _begun(dense, gamma, begins, squares, like)
-    size = jnp.where(unchanged, 0, dense.size + stored.astype(jnp.int32))
+    size = jnp.where(stored, jnp.maximum(dense.size, 0) + 1, dense.size)
+    size = jnp.where(unchanged, 0, size)
     product = None
     if g is not None and hg is not None:
         product = _tree.unravel(_times(hg, g, squares), like)
@@ -294,10 +290,6 @@ def dense_matrix(
       A `Curvature` whose state is a `Dense`.
     """
 
-    def begin(params: Tree) -> Dense:
-        empty = init(optimizer, params)
-        return empty if initial_scale is None else empty._replace(by_pair=jnp.zeros((), bool))
-
     def precondition(dense: Dense, g: Tree, first_scale: Scalar) -> Tree:
         g = _tree.widen(g)
         return _tree.where(dense.size > 0, multiply(dense, g), _tree.scale(first_scale, g))
@@ -329,7 +321,7 @@ def dense_matrix(
         return dense, stored, known
 
     return Curvature(
-        begin,
+        lambda params: init(optimizer, params),
         lambda dense: dense.matrix,
         precondition,
         learn,

@@ -120,7 +120,7 @@ def dense_rank_one(optimizer: str, initial_scale: Any = None) -> Indefinite:
     """Returns the dense matrix B⁺ = B + r rᵀ/(rᵀs), r = y − B s; γI at its first pair."""
 
     def init(params: Tree) -> DenseRankOne:
-        matrix, size, _ = dense.init(optimizer, params)
+        matrix, size = dense.init(optimizer, params)
         gamma = jnp.array(1 if initial_scale is None else initial_scale, _tree.scalar_dtype(params))
         return DenseRankOne(matrix, gamma, size)
 

@@ -112,7 +112,7 @@ class VarianceReducedState(NamedTuple):
 
 def _known(curvature: Any) -> Scalar:
     """Returns how many pairs the curvature is made of."""
-    return jnp.zeros((), jnp.int32) if curvature is None else curvature.size
+    return jnp.zeros((), jnp.int32) if curvature is None else jnp.maximum(curvature.size, 0)
 
 
 def _direction(

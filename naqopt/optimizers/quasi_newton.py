@@ -175,7 +175,7 @@ def _step(
         direction=direction,
         loss_at_point=loss_at_point,
         gradient=extrapolated,
-        unscaled=curvature.size == 0,
+        unscaled=curvature.size <= 0,
     )
     choice, number = method.step_length.choose(state.step_length, line)
     if method.step_length.needs_loss:
@@ -280,7 +280,7 @@ def _step(
         step_size=jnp.where(goes != 0, step_size, 0),
         momentum=next_momentum,
         direction_norm=norm,
-        pairs_in_memory=curvature.size,
+        pairs_in_memory=jnp.maximum(curvature.size, 0),
     )
     new_state = QuasiNewtonState(
         count=jnp.where(taken, count, state.count),

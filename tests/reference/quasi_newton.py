@@ -72,7 +72,7 @@ class QuasiNewtonState:
       refused_steps: steps on which something computed from a finite gradient was not finite.
       searches_failed: line searches none of whose trials passed.
       momentum_restarts: look-ahead points above all the known losses.
-      by_pair: whether a step was refused, so that a γ that is given is no longer taken.
+      by_pair: whether γ of the next first pair is that pair's, whatever is given: after a refusal.
     """
 
     k: int
@@ -178,7 +178,7 @@ def with_pair(
     if not is_curved(s, y, min_curvature):
         state = replace(state, refused=state.refused + 1)
         if is_finite(s) and np.any(s) and y @ y == 0.0:  # too short a step to change the gradient
-            state = replace(state, s_list=[], y_list=[], H=None)
+            state = replace(state, s_list=[], y_list=[], H=None, by_pair=False)
         return state
     state = replace(
         state,
@@ -204,7 +204,7 @@ def with_pair(
     H = (identity - rho * np.outer(s, y)) @ H @ (identity - rho * np.outer(y, s)) + rho * np.outer(
         s, s
     )
-    return replace(state, H=H)
+    return replace(state, H=H, by_pair=False)
 
 
 def has_pair(state):
