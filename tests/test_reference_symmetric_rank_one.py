@@ -292,8 +292,7 @@ def test_step_with_momentum(method, term, solver, memory_size, momentum):
         count = state.since_rejection + 1 if accepted else 0
         w_next, v_next = (w_hat + s, mu * v + s) if accepted else (state.w, v)
         ahead = 0.5 if momentum else quasi_newton.nesterov_momentum(0.95)(count)
-        ahead = ahead if count else 0.0
-        ahead = ahead if method == "sr1n" else 0.0
+        ahead = ahead if count and method == "sr1n" else 0.0
         np.testing.assert_allclose(new.w, w_next, rtol=1e-13)
         np.testing.assert_allclose(new.v, v_next, rtol=1e-13)
         np.testing.assert_allclose(new.params, w_next + ahead * v_next, rtol=1e-13)

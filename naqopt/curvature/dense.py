@@ -247,7 +247,7 @@ def _update(
     product = None
     if g is not None and hg is not None:
         product = _tree.unravel(_times(hg, g, squares), like)
-    return dense._replace(matrix=matrix, size=size), stored, product
+    return Dense(matrix, size), stored, product
 
 
 def _squares(

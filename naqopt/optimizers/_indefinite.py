@@ -293,8 +293,9 @@ def transformation(method: Method) -> optax.GradientTransformationExtraArgs:
         stored = state.stored
         if stored is not None:
             assert gradient_there is not None
-            here_and_there = Stored(here, raw), Stored(there, gradient_there)
-            stored = update_stored(stored, (accepts, fates.declines, skips), *here_and_there)
+            outcomes = accepts, fates.declines, skips
+            ends = Stored(here, raw), Stored(there, gradient_there)
+            stored = update_stored(stored, outcomes, *ends)
         info = record(
             state.info,
             taken,

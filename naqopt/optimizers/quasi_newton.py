@@ -258,8 +258,8 @@ def _step(
     stored = state.stored
     if stored is not None:
         there = value_and_grad(name, choice, loss, grad_fn, arrival)
-        here_and_there = Stored(loss_at_point(), raw), there
-        stored = update_stored(stored, (goes, stops, skips | back), *here_and_there)
+        here_now = Stored(loss_at_point(), raw)
+        stored = update_stored(stored, (goes, stops, skips | back), here_now, there)
         unknown = without_value(stored).value
         stored = stored._replace(value=jnp.where(leaves, unknown, stored.value))
     losses = state.losses
